@@ -31,7 +31,7 @@ class Row:
     """One measurement of nbpar against one peer.
 
     ours, theirs: one figure a run, in `unit`; theirs may be empty where there is nothing to compare with.
-    target: a condition that `Row.met` reads, on the ratio ("≥ 10×", or "≤ 1.3×": at most 1.3 times the peer's figure) or
+    target: a condition that `Row.met` reads, on the ratio ("≥ 10×"; "≤ 1.3×": at most 1.3 times the peer's figure) or
     on ours ("≤ 256"); any other text is only printed.
     better: whether a lower or a higher figure is the better one.
     """
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the peer, median against median (above 1: nbpar is better); None without a peer."""
+        """How many times better than the peer, median against median; above 1 nbpar is better. None without a peer."""
         if not self.theirs or not self.ours:
             return None
         ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)

@@ -1,0 +1,63 @@
+"""`python -m benchmarks [names…]`: measure, and print one table.
+
+Every benchmark is a module of this package with `rows() -> list[Row]`; its names are listed by `--help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import sys
+import time
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.harness import Row, cores, table
+
+SHARED = {"harness", "notebooks"}
+
+
+def names() -> list[str]:
+    """The modules of this package that measure something."""
+    here = Path(__file__).parent
+    return sorted(path.stem for path in here.glob("[a-z]*.py") if path.stem not in SHARED and defines_rows(path))
+
+
+def defines_rows(path: Path) -> bool:
+    return "def rows(" in path.read_text(encoding="utf-8")
+
+
+def measure(name: str) -> tuple[list[Row], bool]:
+    """The rows of one benchmark, and whether it came to its end; a failure is printed and does not end the others."""
+    start = time.perf_counter()
+    print(f"{name} …", end=" ", flush=True, file=sys.stderr)
+    try:
+        rows, ended = importlib.import_module(f"benchmarks.{name}").rows(), True
+    except Exception:
+        traceback.print_exc()
+        rows, ended = [], False
+    print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+    return rows, ended
+
+
+def main() -> int:
+    known = names()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="nbpar against its peers, in one run.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(known)} (all, if none is given)")
+    chosen = parser.parse_args().names or known
+    if wrong := [name for name in chosen if name not in known]:
+        parser.error(f"no benchmark {', '.join(wrong)}; there are {', '.join(known)}")
+
+    before = cores()
+    measured = [measure(name) for name in chosen]
+    after = cores()
+    print(f"\nPython {platform.python_version()}, torch {version('torch')}, mpi4py {version('mpi4py')},", end=" ")
+    print(f"cores offered: {before:.2f} before, {after:.2f} after\n")
+    print(table([row for rows, _ in measured for row in rows]))
+    return 0 if all(ended for _, ended in measured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
