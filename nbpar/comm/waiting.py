@@ -1,0 +1,66 @@
+"""A wait is a poll that can be ended: `wait_until(ready)` returns, or raises PeerFailed once `abort` was called.
+
+Every test of an MPI request lets go of the GIL, and `join` shortens the interpreter's switch interval, so that another
+thread gets its turn within half a millisecond. A short wait spins; a long one sleeps between bursts of polls.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from ..errors import PeerFailed
+from .state import state
+
+SPINS = 200  # polls before the clock is looked at: some 50 µs
+EAGER = 20e-3  # seconds of polling without a pause, plus the time a slow transfer needs
+SLOW = 0.5e9  # bytes per second of that slow transfer
+SWITCH_INTERVAL = 0.5e-3
+
+_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+
+def abort(reason: str) -> None:
+    """End every wait of this process, now and until `renew`, with PeerFailed(reason). Callable from any thread."""
+    state.reason = reason
+
+
+def check() -> None:
+    """Raises PeerFailed if the process must not wait."""
+    if state.reason is not None:
+        raise PeerFailed(state.reason)
+
+
+def wait_until(ready: Callable[[], bool], nbytes: int = 0, timeout: float = 0.0) -> None:
+    """Poll `ready` until it is true. nbytes: size of the transfer waited for, which sets how long to poll without pause.
+
+    timeout: seconds, 0 for none. Raises PeerFailed after `abort`, TimeoutError after `timeout`.
+    """
+    if state.reason is None:
+        for _ in range(20 if state.crowded else SPINS):
+            if ready():
+                return
+    began = time.perf_counter()
+    eager = (0.0 if state.crowded else EAGER) + nbytes / SLOW
+    while True:
+        check()
+        if ready():
+            return
+        waited = time.perf_counter() - began
+        if timeout and waited > timeout:
+            raise TimeoutError(f"nothing arrived within {timeout:g} s")
+        if state.crowded:
+            _yield()
+        if waited > eager:
+            rest(ready, waited)
+
+
+def rest(ready: Callable[[], bool], waited: float) -> None:
+    """One pause, longer the longer the wait has been, after as much polling: progress needs the polls."""
+    pause = min(waited / 100, 1e-3 if state.crowded else 0.2e-3)
+    end = time.perf_counter() + pause
+    while time.perf_counter() < end:
+        if ready():
+            return
+    time.sleep(pause)
