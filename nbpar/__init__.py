@@ -1,3 +1,61 @@
-"""nbpar: run an unchanged PyTorch notebook cell over MPI ranks or GPUs."""
+"""nbpar: run an unchanged PyTorch notebook cell over MPI ranks or GPUs.
+
+    %load_ext nbpar
+
+    %%parallel data -n 4
+    ...
+
+Imports nothing heavy: the parts are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbpar.parallel.api import rank, size, split
+    from nbpar.values import RankRef, RankValues
+    from nbpar.world.world import World
 
 __version__ = "0.1.0"
+__all__ = ["RankRef", "RankValues", "rank", "size", "split", "world"]
+
+
+def world() -> World | None:
+    """The running World of this notebook, or None."""
+    from nbpar.world import current
+
+    return current()
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext nbpar`"""
+    from nbpar.magics import ParallelMagics
+
+    shell.register_magics(ParallelMagics)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext nbpar`: ends the ranks; the magics go."""
+    from nbpar.world import stop
+
+    stop()
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("parallel", None)
+
+
+_LAZY = {
+    "rank": "nbpar.parallel.api",
+    "size": "nbpar.parallel.api",
+    "split": "nbpar.parallel.api",
+    "RankRef": "nbpar.values",
+    "RankValues": "nbpar.values",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'nbpar' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,74 @@
+"""Where things appear: the notebook's streams, displays and prompt numbers, or a terminal's."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+GREY = "color: #777; font-size: 85%; font-family: var(--jp-code-font-family, monospace)"
+
+
+def _shell() -> Any:
+    from IPython.core.getipython import get_ipython
+
+    return get_ipython()
+
+
+def execution_count() -> int:
+    shell = _shell()
+    return shell.execution_count if shell is not None else 1
+
+
+def new_sources(world: Any) -> dict[str, tuple[int, str]]:
+    """Cells that the ranks have not seen: file name → (prompt number, source)."""
+    import linecache
+
+    shell = _shell()
+    if shell is None:
+        return {}
+    sent = world.sent_sources
+    known = getattr(shell.compile, "_filename_map", {})
+    fresh = {name: count for name, count in known.items() if name not in sent and name in linecache.cache}
+    sent.update(fresh)
+    return {name: (count, "".join(linecache.getlines(name))) for name, count in fresh.items()}
+
+
+def emit(name: str, value: Any) -> None:
+    """A piece of a rank's output."""
+    shell = _shell()
+    if name == "stdout":
+        sys.stdout.write(value)
+    elif name == "stderr":
+        sys.stderr.write(value)
+    elif shell is None:
+        sys.stdout.write(f"{value.get('data', {}).get('text/plain', '')}\n")
+    elif name == "clear":
+        shell.display_pub.clear_output(wait=value["wait"])
+    else:
+        flush()
+        shell.display_pub.publish(
+            data=value["data"],
+            metadata=value["metadata"],
+            transient=value.get("transient") or {},
+            update=value.get("update", False),
+        )
+
+
+def flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def note(line: str) -> None:
+    """One line for the person."""
+    sys.stdout.write(f"nbpar: {line}\n")
+
+
+def closing(line: str) -> None:
+    """The line that ends a cell, in small grey where that is possible."""
+    shell = _shell()
+    if shell is None or not hasattr(shell, "kernel"):
+        sys.stdout.write(line + "\n")
+        return
+    html = f'<div style="{GREY}">{line}</div>'
+    shell.display_pub.publish(data={"text/plain": line, "text/html": html}, metadata={})

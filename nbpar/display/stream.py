@@ -1,0 +1,208 @@
+r"""Many ranks' output as one stream: what all ranks print appears once, what differs is marked with its ranks.
+
+    rank 0   epoch 1\n  loss 0.31\n  shard 0\n          epoch 1
+    rank 1   epoch 1\n  loss 0.31\n  shard 1\n    →     loss 0.31
+                                                        [0] shard 0
+                                                        [1] shard 1
+
+A piece is a line of text (ended by `\n`, or by `\r` in progress bars) or one rich display. Ranks' next pieces are compared. A
+rank that is ahead waits for the others for HOLD seconds, so that equal lines meet; then
+
+    in lockstep   its piece is shown at once, unmarked, and the others' equal pieces are dropped when they come;
+    otherwise     its piece is shown marked with its rank.
+
+The work is linear in the bytes printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+HOLD = 0.08  # seconds
+UNFINISHED = 0.3  # seconds until a line without an end is shown as it is
+AHEAD = 64  # pieces looked at to find where ranks meet again
+LINE = re.compile(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """name: stdout, stderr, display or clear; bar: whether it overwrites what was before; at: when it came, in seconds."""
+
+    name: str
+    value: Any
+    bar: bool = False
+    at: float = field(default=0.0, compare=False)
+
+    @property
+    def text(self) -> bool:
+        return isinstance(self.value, str)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be added to it."""
+        return not self.text or self.value.endswith(("\n", "\r"))
+
+    def cut(self, start: int) -> Piece:
+        return replace(self, value=self.value[start:])
+
+
+def name_ranks(ranks: Iterable[int]) -> str:
+    """'0', '0,2', '0-3,7': ranks in few characters."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ",".join(str(a) if a == b else f"{a}-{b}" if b > a + 1 else f"{a},{b}" for a, b in runs)
+
+
+class Fold:
+    """`feed` what ranks print, `flush` now and then, `close` at the end. `emit(name, value)` shows a piece."""
+
+    def __init__(self, ranks: Iterable[int], emit: Callable[[str, Any], None], *, lockstep: bool) -> None:
+        self._queues: dict[int, deque[Piece]] = {rank: deque() for rank in ranks}
+        self._shown: dict[int, deque[Piece]] = {rank: deque() for rank in self._queues}  # unmarked, still to come from this rank
+        self._returned: dict[int, set[str]] = {rank: set() for rank in self._queues}  # streams whose cursor is at a line's start
+        self._emit, self._lockstep = emit, lockstep and len(self._queues) > 1
+        self._open: tuple[int, ...] = ()  # whose unfinished line the cursor is on
+
+    def feed(self, rank: int, items: Iterable[tuple[str, Any]], now: float) -> None:
+        """What a rank printed: (name, text or header) in order. now: seconds."""
+        for name, value in items:
+            if isinstance(value, str):
+                for text in LINE.findall(value):
+                    self._feed_text(rank, name, text, now)
+            else:
+                self._queues[rank].append(Piece(name, value, at=now))
+        self._drop_shown(rank)
+
+    def _feed_text(self, rank: int, name: str, text: str, now: float) -> None:
+        queue, returned = self._queues[rank], self._returned[rank]
+        last = queue[-1] if queue else None
+        if last and last.name == name and (not last.ended or (text == "\n" and last.value.endswith("\r"))):
+            queue[-1] = Piece(name, last.value + text, last.bar, last.at)
+        else:
+            queue.append(Piece(name, text, text.endswith("\r") or name in returned, now))
+        if text.endswith("\r"):
+            returned.add(name)
+        elif text.endswith("\n"):
+            returned.discard(name)
+
+    def flush(self, now: float) -> None:
+        """Shows all that can be shown by now."""
+        self._meet()
+        while late := [rank for rank, queue in self._queues.items() if queue and self._late(queue[0], now)]:
+            self._advance(late)
+            self._meet()
+
+    def _late(self, piece: Piece, now: float) -> bool:
+        return now - piece.at >= (HOLD if piece.ended else UNFINISHED)
+
+    def close(self) -> None:
+        """Shows the rest: nothing more will come."""
+        self._meet()
+        while waiting := [rank for rank, queue in self._queues.items() if queue]:
+            self._advance(waiting)
+            self._meet()
+
+    def _meet(self) -> None:
+        """Takes pieces while every rank has a whole one."""
+        queues = self._queues
+        while all(queue and queue[0].ended for queue in queues.values()):
+            first, *others = [queue[0] for queue in queues.values()]
+            if all(piece == first for piece in others):
+                self._show(first, tuple(queues))
+                for rank in queues:
+                    self._take(rank)
+            else:
+                self._show_groups(self._strangers())
+
+    def _groups(self, ranks: Iterable[int]) -> list[list[int]]:
+        """Ranks by their next piece."""
+        groups: list[list[int]] = []
+        for rank in ranks:
+            same = next((group for group in groups if self._queues[group[0]][0] == self._queues[rank][0]), None)
+            if same is None:
+                groups.append([rank])
+            else:
+                same.append(rank)
+        return groups
+
+    def _strangers(self) -> list[list[int]]:
+        """Groups whose next piece no other rank is about to print; all groups, if there is no such one."""
+        groups = self._groups(self._queues)
+        ahead = {rank: list(islice(queue, AHEAD)) for rank, queue in self._queues.items()}
+        alone = [g for g in groups if not any(self._queues[g[0]][0] in ahead[rank] for rank in ahead if rank not in g)]
+        return alone or groups
+
+    def _advance(self, ranks: list[int]) -> None:
+        """The next piece of ranks that have waited long enough."""
+        if not self._lockstep:
+            self._show_groups(self._groups(ranks))
+            return
+        leader = ranks[0]
+        piece = self._take(leader)
+        self._show(piece, tuple(self._queues))
+        for rank in self._queues:
+            if rank != leader:
+                self._shown[rank].append(piece)
+                self._drop_shown(rank)
+
+    def _show_groups(self, groups: list[list[int]]) -> None:
+        for group in groups:
+            piece = self._queues[group[0]][0]
+            if not (piece.bar and self._lockstep):
+                self._show(piece, tuple(group))
+            elif 0 in group:  # ranks' bars differ in their timing only: one is enough
+                self._show(piece, tuple(self._queues))
+            for rank in group:
+                self._take(rank)
+
+    def _take(self, rank: int) -> Piece:
+        return self._queues[rank].popleft()
+
+    def _drop_shown(self, rank: int) -> None:
+        """Drops the rank's pieces that were shown already when another rank printed them."""
+        queue, shown = self._queues[rank], self._shown[rank]
+        while queue and shown:
+            mine, theirs = queue[0], shown[0]
+            both = mine.text and theirs.text and mine.name == theirs.name
+            if mine in islice(shown, AHEAD):  # what they printed before it, this rank did not
+                while shown.popleft() != mine:
+                    pass
+                queue.popleft()
+            elif both and mine.value.startswith(theirs.value):  # they had shown the line's beginning
+                queue[0] = mine.cut(len(theirs.value))
+                shown.popleft()
+            elif not mine.ended:
+                return
+            elif both and theirs.value.startswith(mine.value):
+                shown[0] = theirs.cut(len(mine.value))
+                queue.popleft()
+            else:
+                if not mine.bar:
+                    self._show(mine, (rank,))
+                queue.popleft()
+                shown.popleft()
+
+    def _show(self, piece: Piece, ranks: tuple[int, ...]) -> None:
+        name, value = piece.name, piece.value
+        everybody = len(ranks) == len(self._queues)
+        if piece.text:
+            if self._open and self._open != ranks:
+                self._emit(name, "\n")
+                self._open = ()
+            if not self._open and not everybody:
+                self._emit(name, f"[{name_ranks(ranks)}] ")
+            self._emit(name, value)
+            self._open = () if piece.ended else ranks
+            return
+        if not everybody and name == "display" and not value.get("update"):
+            self._emit("stdout", f"[{name_ranks(ranks)}]\n")
+        self._emit(name, value)

@@ -1,0 +1,74 @@
+"""How a cell that failed is told: which ranks, with which traceback, and as which exception."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nbpar.display.stream import name_ranks
+from nbpar.errors import CellError
+from nbpar.world.task import Failure, Reply
+
+if TYPE_CHECKING:
+    from nbpar.world.world import World
+
+
+def shared_failure(failures: Mapping[int, Failure], size: int) -> Failure | None:
+    """The one failure that all `size` ranks share, or None if they ended differently."""
+    first = next(iter(failures.values()))
+    same = all(failure.identity == first.identity for failure in failures.values())
+    return first if same and len(failures) == size else None
+
+
+def raise_failure(
+    world: World, failures: Mapping[int, Failure], replies: Mapping[int, Reply], interrupts: int, *, kept: bool
+) -> NoReturn:
+    """Raises what the notebook should see. kept: whether the cell's results so far are in the notebook."""
+    if interrupts:
+        raise KeyboardInterrupt("" if kept else "the notebook's variables are as they were before the cell")
+    shared = shared_failure(failures, len(replies))
+    if shared:
+        raise original(shared)
+    roots = {rank: failure for rank, failure in failures.items() if not failure.follows} or dict(failures)
+    text = describe(world, roots, failures, replies)
+    error = CellError(text, {rank: failure.traceback for rank, failure in failures.items()})
+    error._render_traceback_ = text.splitlines  # type: ignore[attr-defined]
+    raise error from original(next(iter(roots.values())))
+
+
+def original(failure: Failure) -> BaseException:
+    """The rank's exception itself where it can travel, shown with the rank's own traceback."""
+    error: BaseException | None = None
+    if failure.exception:
+        try:
+            error = pickle.loads(failure.exception)
+        except Exception:
+            error = None
+    if not isinstance(error, BaseException):
+        error = CellError(f"{failure.kind}: {failure.text}")
+    lines = failure.traceback
+    error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+    return error
+
+
+def describe(world: World, roots: Mapping[int, Failure], failures: Mapping[int, Failure], replies: Mapping[int, Reply]) -> str:
+    """Each different failure once, under its ranks, then a line for every rank that only waited."""
+    blocks: dict[tuple[Any, ...], list[int]] = {}
+    for rank, failure in roots.items():
+        blocks.setdefault(failure.identity, []).append(rank)
+    lines: list[str] = []
+    for ranks in blocks.values():
+        lines.append(f"### rank {name_ranks(ranks)} of {world.size} on {world.hosts[ranks[0]]}")
+        lines += roots[ranks[0]].traceback
+    for rank, failure in failures.items():
+        if rank not in roots:
+            lines.append(f"rank {rank} {waiting(failure)}")
+    if well := [rank for rank, reply in replies.items() if not reply.failure]:
+        lines.append(f"rank {name_ranks(well)} ended well")
+    lines.append("The notebook's variables are as they were before the cell.")
+    return "\n".join(lines)
+
+
+def waiting(failure: Failure) -> str:
+    return f"was waiting for it in line {failure.line}" if failure.line else "was waiting for it"

@@ -1,0 +1,97 @@
+"""%parallel and %%parallel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+
+from nbpar import options, world
+from nbpar.display import show
+from nbpar.errors import OptionError
+from nbpar.world.world import Settings
+
+
+@magics_class
+class ParallelMagics(Magics):
+    """The magics of one notebook."""
+
+    @no_var_expand
+    @cell_magic("parallel")
+    def parallel_cell(self, line: str, cell: str) -> Any:
+        """USAGE"""
+        mode, given = _usage(options.cell_line, line)
+        size = given.pop("size", None)
+        current = world.current()
+        settings = None
+        if size is not None and (current is None or current.size != size):
+            if current is not None:
+                show.note(f"{current.size} ranks are replaced by {size}.")
+            settings = Settings(size=size) if current is None else _resized(current.settings, size)
+        running = world.ensure(self.shell.user_ns, settings)
+        for rank in given.get("on", ()):
+            if rank >= running.size:
+                raise OptionError(f"--on {rank}: the world has ranks 0 to {running.size - 1}.")
+        return running.run(cell, mode, **given)
+
+    @no_var_expand
+    @line_magic("parallel")
+    def parallel_line(self, line: str) -> None:
+        """USAGE"""
+        command, given = _usage(options.command_line, line)
+        getattr(self, f"_{command}")(given)
+
+    def _start(self, given: dict[str, Any]) -> None:
+        if given.get("device") == "cuda" and "backend" not in given:
+            given["backend"] = "nccl"
+        current = world.current()
+        settings = Settings(**given) if given or current is None else None
+        show.note(describe(world.ensure(self.shell.user_ns, settings)))
+
+    def _stop(self, _: dict[str, Any]) -> None:
+        world.stop()
+        show.note("the ranks have ended; variables are in the notebook.")
+
+    def _restart(self, _: dict[str, Any]) -> None:
+        current = world.current()
+        running = current.restart() if current else world.ensure(self.shell.user_ns)
+        show.note(describe(running))
+
+    def _status(self, _: dict[str, Any]) -> None:
+        current = world.current()
+        show.note(
+            describe(current) if current else "no ranks run. The first %%parallel cell starts them, or `%parallel start -n N`."
+        )
+
+
+for _magic in (ParallelMagics.parallel_cell, ParallelMagics.parallel_line):
+    _magic.__doc__ = options.usage()
+
+
+def _usage(read: Any, line: str) -> Any:
+    try:
+        return read(line)
+    except OptionError as error:
+        raise UsageError(str(error)) from None
+
+
+def _resized(settings: Settings, size: int) -> Settings:
+    from dataclasses import replace
+
+    return replace(settings, size=size)
+
+
+def describe(running: Any) -> str:
+    """'2 ranks on host: process 12, 13; MPICH …; torch …; 1 thread each'."""
+    from nbpar.world import machine
+
+    facts = running.facts
+    hosts = ", ".join(dict.fromkeys(running.hosts))
+    processes = ", ".join(str(pid) for pid in running.pids)
+    threads = machine.threads(running.size)
+    text = f"{running.size} ranks on {hosts} (processes {processes}), {facts[0]['mpi']}, torch {facts[0]['torch']}"
+    text += f", {threads} thread{'s' if threads > 1 else ''} each."
+    if running.settings.device == "cpu" and running.size > machine.cores():
+        text += f" There are more ranks than cores ({machine.cores()}): they take turns, so expect no speed-up."
+    return text

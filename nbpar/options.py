@@ -1,0 +1,150 @@
+"""The options of the magics: one table from which parsing, help, completion and the documentation are made."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from nbpar.errors import OptionError, suggest
+
+
+def ranks(text: str) -> tuple[int, ...]:
+    """'0,2' or '0-3': ranks."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        chosen += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(chosen))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """'a,b': variable names."""
+    given = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in given:
+        if not name.isidentifier():
+            raise argparse.ArgumentTypeError(f"{name!r} is not a variable name")
+    return given
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. modes: where it is allowed; empty for every cell."""
+
+    flag: str
+    help: str
+    read: Callable[[str], Any] | None = str  # None: a flag without a value
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+
+    @property
+    def dest(self) -> str:
+        return (
+            self.flag.lstrip("-").replace("-", "_").replace("n", "size") if self.flag == "-n" else self.flag[2:].replace("-", "_")
+        )
+
+
+MODES = {
+    "each": "the cell runs as it is on every rank",
+    "data": "the batch is split over the ranks; results equal those of one process",
+}
+
+WORLD = (
+    Option("-n", "number of ranks (default: the GPUs, else the cores)", int, "N"),
+    Option("--backend", "what torch.distributed uses", str, "NAME", choices=("mpi", "gloo", "nccl")),
+    Option("--mpiexec", "the MPI launcher (default: see `%parallel?`)", str, "PATH"),
+    Option("--mpi-args", "more options for the launcher", str, '"…"'),
+    Option("--device", "where ranks compute by default", str, "cpu|cuda", choices=("cpu", "cuda")),
+)
+
+CELL = (
+    WORLD[0],
+    Option("--on", "run on these ranks only", ranks, "0,2", modes=("each",)),
+    Option("--out", "only these variables come back to the notebook", names, "a,b"),
+    Option("--keep", "these variables stay on the ranks", names, "a,b"),
+    Option("--quiet", "no closing line and no remarks", None),
+    Option("--batch", "these tensors are batches: each rank gets its rows of them", names, "X,y", modes=("data",)),
+    Option("--batch-dim", "the dimension of the batch, where it is not found", int, "D", modes=("data",)),
+    Option("--aggregate", "how gradients come together", str, "HOW", choices=("allreduce", "central"), modes=("data",)),
+    Option("--local-batchnorm", "BatchNorm over each rank's own rows", None, modes=("data",)),
+    Option("--loss", "local: the loss of each rank's own rows", str, "WHERE", choices=("global", "local"), modes=("data",)),
+)
+
+COMMANDS = {
+    "start": "starts the ranks",
+    "stop": "ends the ranks",
+    "restart": "ends the ranks and starts fresh ones; the notebook's variables stay",
+    "status": "says which ranks run, where and on what",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are OptionErrors with a suggestion; abbreviations are not accepted."""
+
+    def __init__(self, magic: str, options: tuple[Option, ...]) -> None:
+        super().__init__(prog=magic, add_help=False, allow_abbrev=False)
+        self._flags = [option.flag for option in options]
+        for option in options:
+            if option.read is None:
+                self.add_argument(option.flag, dest=option.dest, action="store_true", default=None, help=option.help)
+            else:
+                self.add_argument(
+                    option.flag, dest=option.dest, type=option.read, metavar=option.metavar, help=option.help,
+                    choices=option.choices or None,
+                )  # fmt: skip
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{self.prog}: {message}.")
+
+    def read(self, words: list[str]) -> dict[str, Any]:
+        """Only the options that were given. Raises OptionError."""
+        known, unknown = self.parse_known_args(words)
+        if unknown:
+            hint = suggest(unknown[0], self._flags)
+            raise OptionError(f"{self.prog} has no option {unknown[0]!r}.{hint} `{self.prog}?` lists them.")
+        return {name: value for name, value in vars(known).items() if value is not None}
+
+
+def split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise OptionError(f"This line cannot be read: {line!r} ({error}).") from None
+
+
+def cell_line(line: str) -> tuple[str, dict[str, Any]]:
+    """The mode and options of a `%%parallel` line. Raises OptionError."""
+    words = split(line)
+    mode = words.pop(0) if words and not words[0].startswith("-") else "each"
+    if mode not in MODES:
+        raise OptionError(f"%%parallel has no mode {mode!r}.{suggest(mode, MODES)} Modes: {', '.join(MODES)}.")
+    given = Parser(f"%%parallel {mode}", tuple(o for o in CELL if not o.modes or mode in o.modes)).read(words)
+    return mode, given
+
+
+def command_line(line: str) -> tuple[str, dict[str, Any]]:
+    """The command and options of a `%parallel` line. Raises OptionError."""
+    words = split(line)
+    command = words.pop(0) if words and not words[0].startswith("-") else "status"
+    if command not in COMMANDS:
+        raise OptionError(f"%parallel has no command {command!r}.{suggest(command, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+    return command, Parser(f"%parallel {command}", WORLD if command == "start" else ()).read(words)
+
+
+def usage() -> str:
+    """The text of `%parallel?` and `%%parallel?`."""
+    lines = ["%%parallel [MODE] [OPTIONS]    run this cell on the ranks", ""]
+    lines += [f"    {mode:<8} {text}" for mode, text in MODES.items()]
+    lines += ["", "Options:"]
+    for option in CELL:
+        left = f"{option.flag} {option.metavar}".strip()
+        only = f" [{', '.join(option.modes)}]" if option.modes else ""
+        lines.append(f"    {left:<20} {option.help}{only}")
+    lines += ["", "%parallel COMMAND", ""]
+    lines += [f"    {command:<8} {text}" for command, text in COMMANDS.items()]
+    lines += ["", "Options of start:"]
+    lines += [f"    {f'{o.flag} {o.metavar}'.strip():<20} {o.help}" for o in WORLD]
+    return "\n".join(lines)

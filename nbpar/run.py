@@ -1,0 +1,257 @@
+"""One cell, from the magic to the result. Read this first.
+
+names      what the cell reads            cell.py
+pack       those values, once for all     values/
+exchange   tasks out, output and replies back, interrupts and failures on the way
+settle     did it end well, everywhere alike, or on some ranks only?
+merge      what the ranks changed, into the notebook
+closing    one line: ranks, time, where it went
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nbpar import cell as cells
+from nbpar.display import closing, show
+from nbpar.display.stream import Fold
+from nbpar.failure import raise_failure, shared_failure
+from nbpar.values import RankRef
+from nbpar.values.random_state import RandomStates
+from nbpar.world.channel import Message
+from nbpar.world.task import Reply, Task
+
+if TYPE_CHECKING:
+    from nbpar.world.world import World
+
+TICK = 0.05  # seconds between two looks at output that waits and at interrupts
+PATIENCE = 5.0  # seconds after an interrupt until a rank that does not answer is given up
+LOCKSTEP = frozenset({"data", "model", "tensor", "hybrid"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a person typed: the code, the mode and the options that concern the kernel."""
+
+    code: str
+    mode: str
+    ranks: tuple[int, ...]
+    out: frozenset[str] | None = None
+    keep: frozenset[str] = frozenset()
+    quiet: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lockstep(self) -> bool:
+        return self.mode in LOCKSTEP
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a cell afterwards. seconds: wall time in the kernel; bytes_in, bytes_out: values to and from the ranks."""
+
+    cell: Cell
+    replies: dict[int, Reply]
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+
+
+def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> Any:
+    """Runs a cell on the world's ranks and brings its results home; the value of its last expression, if that shows one.
+
+    Raises what the cell raised if it did so alike on all ranks, CellError if only some failed, RankDied, KeyboardInterrupt.
+    """
+    begin = time.perf_counter()
+    cell = make_cell(world, code, mode, options)
+    with Interrupts() as interrupts:
+        packed = send_tasks(world, cell)
+        replies = exchange(world, cell, interrupts)
+        merged = settle(world, cell, replies, interrupts)
+    record = Record(cell, replies, time.perf_counter() - begin, packed.bytes, merged.bytes)
+    if not cell.quiet:
+        for line in dict.fromkeys([*packed.notes, *merged.notes, *replies[cell.ranks[0]].lines]):
+            show.note(line)
+        show.closing(closing.line(record))
+    return result(merged.result, replies)
+
+
+def result(value: Any, replies: Mapping[int, Reply]) -> Any:
+    """The value of the cell's last expression; one that stayed on the ranks is shown here as the ranks would show it."""
+    shown = [reply.result for reply in replies.values() if reply.result]
+    if not shown or not isinstance(value, RankRef):
+        return value if shown else None
+    for bundle in shown if any(bundle != shown[0] for bundle in shown) else shown[:1]:
+        show.emit("display", bundle)
+    return None
+
+
+def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> Cell:
+    own = dict(options)
+    ranks = tuple(own.pop("on", None) or range(world.size))
+    out, keep = own.pop("out", None), own.pop("keep", None)
+    return Cell(code, mode, ranks, None if out is None else frozenset(out), frozenset(keep or ()), own.pop("quiet", False), own)
+
+
+# ---- to the ranks ---------------------------------------------------------------------------------------------------------
+
+
+def send_tasks(world: World, cell: Cell) -> Any:
+    """Packs what the cell reads and sends every rank its task."""
+    world.cell += 1
+    world.renew()
+    names = cells.names(cell.code)
+    packed = world.values.pack(names.reads, cell=world.cell, everything=bool(names.dynamic))
+    task = Task(
+        number=world.cell,
+        code=numbered(cell.code),
+        mode=cell.mode,
+        options=cell.options,
+        lockstep=cell.lockstep,
+        count=show.execution_count(),
+        cwd=os.getcwd(),
+        shared=len(packed.frames),
+        states=RandomStates().capture() if cell.lockstep else {},
+        sources=show.new_sources(world),
+        out=cell.out,
+        keep=cell.keep,
+    )
+    for rank in cell.ranks:
+        world.send(rank, Message("task", task, [*packed.frames, *packed.extra.get(rank, [])]))
+    return packed
+
+
+def numbered(code: str) -> str:
+    """The magic's own line counts as line 1, so that tracebacks name the lines that the notebook shows."""
+    return code if code.lstrip().startswith("%%") else "\n" + code
+
+
+# ---- while they run -------------------------------------------------------------------------------------------------------
+
+
+class Interrupts:
+    """Counts SIGINTs instead of raising, so that no step of a cell is left half done. Only the main thread gets any."""
+
+    count = 0
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._old = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.count += 1
+        if self.count > 2:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._old)
+
+
+def exchange(world: World, cell: Cell, interrupts: Interrupts) -> dict[int, Reply]:
+    """Shows output as it comes until every rank has replied. One rank's failure ends the waiting of the others."""
+    replies: dict[int, Reply] = {}
+    frames: dict[int, Any] = {}
+    seen = dict.fromkeys(cell.ranks, 0)
+    heard, deadline = 0, float("inf")
+    with output(world, cell) as fold:
+        while any(rank not in replies or world.produced[rank] < replies[rank].produced for rank in cell.ranks):
+            for message in world.events(TICK):
+                if message.kind == "output":
+                    world.produced[message.rank] += sum(len(v) if isinstance(v, str) else 1 for _, v in message.header)
+                    remember_last_line(world, message)
+                    if message.rank in seen:
+                        fold.feed(message.rank, message.header, time.monotonic())
+                elif message.kind == "reply":
+                    replies[message.rank], frames[message.rank] = message.header, message.frames
+                    if message.header.failure:
+                        end_waiting(world, cell, message.rank, replies)
+            fold.flush(time.monotonic())
+            show.flush()
+            if interrupts.count > heard:
+                heard = interrupts.count
+                deadline = min(deadline, time.monotonic() + PATIENCE)
+                for rank in cell.ranks:
+                    if rank not in replies:
+                        world.interrupt(rank)
+            if time.monotonic() > deadline:
+                give_up(world, sorted(set(cell.ranks) - set(replies)))
+    world.frames = frames
+    return {rank: replies[rank] for rank in cell.ranks}
+
+
+@contextmanager
+def output(world: World, cell: Cell) -> Iterator[Fold]:
+    """The ranks' output as one stream; what is left of it is shown however the cell ends."""
+    fold = Fold(cell.ranks, show.emit, lockstep=cell.lockstep)
+    try:
+        yield fold
+    finally:
+        fold.close()
+        show.flush()
+
+
+def remember_last_line(world: World, message: Message) -> None:
+    for name, value in message.header:
+        if name in ("stdout", "stderr") and (lines := value.strip().splitlines()):
+            world.last_lines[message.rank] = lines[-1][-200:]
+
+
+def end_waiting(world: World, cell: Cell, failed: int, replies: Mapping[int, Reply]) -> None:
+    """A rank failed: the others must not wait for it. In lockstep they would only compute what nobody will use."""
+    failure = replies[failed].failure
+    assert failure
+    where = f", line {failure.line}" if failure.line else ""
+    for rank in cell.ranks:
+        if rank not in replies:
+            world.abort(rank, f"rank {failed} ended in {failure.kind}{where}")
+
+
+def give_up(world: World, silent: list[int]) -> None:
+    """Ranks that do not answer an interrupt sit in a C call that does not look up. Fresh ones are at hand."""
+    world.stop()
+    raise KeyboardInterrupt(
+        f"ranks {silent} did not stop within {PATIENCE:.0f} s and were ended. "
+        "All variables are in the notebook; the next %%parallel cell starts new ranks."
+    )
+
+
+# ---- afterwards -----------------------------------------------------------------------------------------------------------
+
+
+def settle(world: World, cell: Cell, replies: Mapping[int, Reply], interrupts: Interrupts) -> Any:
+    """Merges what the cell did if all ranks ended alike; else leaves the notebook as it was. Raises what is to be raised."""
+    frames = [list(world.frames.pop(rank)) for rank in cell.ranks]
+    failures = {rank: reply.failure for rank, reply in replies.items() if reply.failure}
+    alike = not failures or (shared_failure(failures, len(replies)) is not None and world.values.agree(frames))
+    if not alike:
+        world.values.forget()
+        raise_failure(world, failures, replies, interrupts.count, kept=False)
+    merged = world.values.merge(
+        frames, lambda request: ask(world, cell.ranks, request), out=cell.out, keep=cell.keep, ranks=list(cell.ranks)
+    )
+    if cell.lockstep:
+        RandomStates().restore(replies[cell.ranks[0]].states)
+    if failures or interrupts.count:
+        raise_failure(world, failures, replies, interrupts.count, kept=True)
+    return merged
+
+
+def ask(world: World, ranks: tuple[int, ...], request: bytes) -> list[list[bytes]]:
+    """A question of the values layer to all ranks of the cell."""
+    for rank in ranks:
+        world.send(rank, Message("ask", request))
+    answers: dict[int, list[bytes]] = {}
+    while len(answers) < len(ranks):
+        for message in world.events(TICK):
+            if message.kind == "answer":
+                answers[message.rank] = list(message.frames)
+    return [answers[rank] for rank in ranks]

@@ -1,0 +1,110 @@
+"""The control channel: what kernel and ranks say to each other, and over which sockets.
+
+    kernel                                   rank r
+    cells  ROUTER  ←── cell, reply ──→  DEALER  main thread
+    side   ROUTER  ←── output, abort ─→  DEALER  I/O thread   ("side-r")
+                   ←── exit, kill ────→  DEALER  guard         ("guard-r")
+
+A message is a kind, a header of plain data, and frames of bytes that are not copied. On one host the sockets live in a folder
+that only this user may enter, so whoever can connect could as well debug the process; that is why headers may be pickles.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+ADDRESS = "NBPAR_ADDRESS"  # environment variable that leads a rank to its kernel
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message. `source` is the sender's role and rank; header is plain data; frames are bytes-likes."""
+
+    kind: str
+    header: Any = None
+    frames: Sequence[Any] = field(default=(), repr=False)
+    role: str = ""
+    rank: int = -1
+
+    def parts(self) -> list[Any]:
+        return [self.kind.encode(), pickle.dumps(self.header, protocol=5), *self.frames]
+
+
+def decode(parts: list[zmq.Frame], role: str = "", rank: int = -1) -> Message:
+    return Message(parts[0].bytes.decode(), pickle.loads(parts[1].buffer), [p.buffer for p in parts[2:]], role, rank)
+
+
+class Hub:
+    """The kernel's end. Everything is read by the thread that waits for a cell; there is no other."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="nbpar-")  # 0700 from the start
+        self.address = f"ipc://{self.folder}"
+        self._context = zmq.Context()
+        self._sockets = {name: self._bind(name) for name in ("cells", "side")}
+        self._poller = zmq.Poller()
+        for socket in self._sockets.values():
+            self._poller.register(socket, zmq.POLLIN)
+
+    def _bind(self, name: str) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.bind(f"{self.address}/{name}")
+        return socket
+
+    def send(self, role: str, rank: int, message: Message) -> bool:
+        """False if that rank is not connected (any more)."""
+        socket = self._sockets["cells" if role == "main" else "side"]
+        try:
+            socket.send_multipart([f"{role}-{rank}".encode(), *message.parts()], copy=False)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    def receive(self, timeout: float) -> Iterator[Message]:
+        """Messages that are there, side channel first so that output precedes the reply; waits up to `timeout` seconds."""
+        if not self._poller.poll(max(0, int(timeout * 1000))):
+            return
+        for name in ("side", "cells"):
+            while True:
+                try:
+                    identity, *parts = self._sockets[name].recv_multipart(zmq.NOBLOCK, copy=False)
+                except zmq.Again:
+                    break
+                role, _, rank = identity.bytes.decode().partition("-")
+                yield decode(parts, role, int(rank))
+
+    def close(self) -> None:
+        for socket in self._sockets.values():
+            socket.close(0)
+        self._context.term()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def connect(role: str, rank: int, context: zmq.Context[Any] | None = None) -> zmq.Socket[bytes]:
+    """A rank's socket to its kernel for one of the roles main, side and guard."""
+    socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, f"{role}-{rank}".encode())
+    socket.setsockopt(zmq.LINGER, 500)
+    socket.connect(f"{os.environ[ADDRESS]}/{'cells' if role == 'main' else 'side'}")
+    return socket
+
+
+def send(socket: zmq.Socket[bytes], message: Message) -> None:
+    socket.send_multipart(message.parts(), copy=False)
+
+
+def receive(socket: zmq.Socket[bytes]) -> Message:
+    return decode(socket.recv_multipart(copy=False))

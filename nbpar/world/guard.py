@@ -1,0 +1,91 @@
+"""The guard: a rank's parent process. It knows how the rank ended, and ends it when the kernel is gone.
+
+A rank can be stuck in C code or be killed; something outside must say by which signal, and must see the kernel's death even then.
+So each launched process forks before anything heavy is imported: the child becomes the rank, the parent stays as its guard
+(some 15 MiB). The guard reports the child's exit over the control channel, kills the child's process group when the kernel's
+socket or process is gone, and ends with the child's own exit status, so that the launcher sees what happened.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+KERNEL = "NBPAR_KERNEL"  # environment variable "host:pid" of the kernel
+GRACE = 0.3  # seconds for the last message to leave
+
+
+def fork_guarded(rank: int) -> None:
+    """Returns in the child, which becomes the rank. The parent never returns."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        die_with_parent()
+        return
+    try:
+        status = watch(child, rank)
+    finally:
+        kill_group(child)
+    os._exit(status)
+
+
+def die_with_parent() -> None:
+    """Linux: the kernel of the system kills this process when its parent ends, however that happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def watch(child: int, rank: int) -> int:
+    """Waits until the rank ends or the kernel is gone; the rank's exit status for the launcher."""
+    import zmq
+
+    from nbpar.world.channel import Message, connect, receive, send
+
+    socket = connect("guard", rank)
+    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    send(socket, Message("guard", {"pid": os.getpid(), "child": child}))
+    ends = {name: pidfd(pid) for name, pid in (("child", child), ("kernel", kernel_pid()))}
+    poller = zmq.Poller()
+    for source in (socket, monitor, *(descriptor for descriptor in ends.values() if descriptor is not None)):
+        poller.register(source, zmq.POLLIN)
+    period = 1000 if ends["child"] is not None else 50
+    while True:
+        events: dict[Any, int] = dict(poller.poll(period))
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            send(socket, Message("exit", {"code": code}))
+            time.sleep(GRACE)
+            return code if code >= 0 else 128 - code
+        if monitor in events or ends["kernel"] in events or os.getppid() == 1:
+            return 1  # the kernel or the launcher is gone
+        if socket in events and (message := receive(socket)).kind == "kill":
+            os.kill(child, message.header["signal"])
+
+
+def kernel_pid() -> int | None:
+    """The kernel's process id if it runs on this host."""
+    host, _, pid = os.environ.get(KERNEL, "").partition(":")
+    return int(pid) if host == os.uname().nodename else None
+
+
+def pidfd(pid: int | None) -> int | None:
+    """A descriptor that becomes readable when the process ends, where the system has such a thing."""
+    if pid is None or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def kill_group(child: int) -> None:
+    """The rank led its own session: its data loaders and shell commands end with it."""
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass

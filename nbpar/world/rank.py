@@ -1,0 +1,235 @@
+"""A rank: `python -m nbpar.world.rank`, started by an MPI launcher. Its main thread runs cells, one I/O thread talks to the kernel.
+
+guard (parent)    sees how this process ends, ends it when the kernel is gone
+main thread       cells socket: task → values in → the cell in the shell, under its mode → values out → reply
+I/O thread        side socket: output out; abort and interrupt in
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from nbpar.world.guard import fork_guarded
+
+RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+
+def rank_from_launcher() -> int:
+    """This process's rank, from what the launcher set; 0 where it set nothing."""
+    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+
+
+class CellFailed(Exception):
+    """Ends the mode's context when the shell has already dealt with the cell's exception."""
+
+
+class Interrupt:
+    """SIGINT reaches a cell only while the cell that it was meant for runs user code; at any other moment it is void."""
+
+    def __init__(self) -> None:
+        self.running: int | None = None
+        self.requested: int | None = None
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, _signal: int, _frame: Any) -> None:
+        if self.running is not None and self.running == self.requested:
+            self.requested = None
+            raise KeyboardInterrupt
+
+    def request(self, cell: int) -> None:
+        """From the I/O thread: interrupt that cell."""
+        import threading
+
+        self.requested = cell
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
+    def __call__(self, cell: int) -> Interrupt:
+        self._cell = cell
+        return self
+
+    def __enter__(self) -> None:
+        self.running = self._cell
+        if self.requested == self._cell:
+            self.requested = self.running = None
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        self.running = None
+
+
+class Rank:
+    """All that one rank holds: its shell, its end of the values, its sockets."""
+
+    def __init__(self, rank: int) -> None:
+        from nbpar.world import channel
+        from nbpar.world.io import IOThread
+        from nbpar.world.outlet import Outlet, Stream
+
+        self.rank = rank
+        self.cells = channel.connect("main", rank)
+        self.outlet = Outlet()
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            self.outlet.capture(descriptor, name)
+            setattr(sys, name, Stream(self.outlet, name, descriptor))
+            setattr(sys, f"__{name}__", getattr(sys, name))
+        self.interrupt = Interrupt()
+        self.io = IOThread(rank, self.outlet, self.interrupt)
+        self.io.start()
+
+    def prepare(self) -> dict[str, Any]:
+        """Imports all that is heavy, joins the other ranks, and returns what the kernel wants to know."""
+        import torch
+        from mpi4py import MPI
+
+        from nbpar import comm, parallel
+        from nbpar.values import RankEnd
+        from nbpar.values.random_state import RandomStates
+        from nbpar.world.shell import make_shell
+
+        world = MPI.COMM_WORLD
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        device = prepare_device()
+        if world.size == int(os.environ["NBPAR_SIZE"]):
+            comm.join(world, os.environ["NBPAR_BACKEND"])
+        self.comm, self.parallel = comm, parallel
+        self.shell = make_shell(self.outlet)
+        self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
+        self.random = RandomStates()
+        seed_everything(int(os.environ["NBPAR_SEED"]) + self.rank)
+        library = MPI.Get_library_version().splitlines()[0].strip("\x00 ")
+        return {
+            "pid": os.getpid(),
+            "host": os.uname().nodename,
+            "size": world.size,
+            "mpi": library,
+            "torch": torch.__version__,
+            "device": device,
+        }
+
+    def serve(self) -> None:
+        from nbpar.world import channel
+
+        while True:
+            message = channel.receive(self.cells)
+            if message.kind == "exit":
+                return
+            if message.kind == "renew":
+                self.comm.renew()
+            elif message.kind == "ask":
+                self._send("answer", None, self.values.answer(message.header))
+            elif message.kind == "task":
+                reply, frames = self.run(message.header, message.frames)
+                self._send("reply", reply, frames)
+
+    def _send(self, kind: str, header: Any, frames: Any = ()) -> None:
+        from nbpar.world import channel
+
+        channel.send(self.cells, channel.Message(kind, header, frames))
+
+    def run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
+        """One cell. An error of nbpar's own is an answer too: the rank lives on."""
+        from nbpar.world.task import Failure, Reply
+
+        try:
+            return self._run(task, frames)
+        except BaseException as error:
+            stb = traceback.format_exc().splitlines()
+            failure = Failure(f"{type(error).__module__}.{type(error).__qualname__}", str(error), stb, None)
+            return Reply(0.0, self.outlet.produced, failure), []
+
+    def _run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
+        from nbpar.world.task import Reply
+
+        if task.cwd != os.getcwd():
+            os.chdir(task.cwd)
+        self.shell.remember(task.sources)
+        self.values.load(frames[: task.shared], frames[task.shared :])
+        own = self.random.capture() if task.lockstep else {}
+        if task.lockstep:
+            self.random.restore(task.states)
+            given = self.random.capture()
+        self.comm.trace.start(self.shell.is_cell)
+        begin = time.perf_counter()
+        failure, report = self._in_mode(task)
+        seconds = time.perf_counter() - begin
+        traffic = self.comm.trace.columns() if self.comm.trace.summary().calls else None
+        states = {}
+        if task.lockstep:
+            now = self.random.capture()
+            states = {name: state for name, state in now.items() if given.get(name) != state} if self.rank == 0 else {}
+            self.random.restore(own)
+        shown = None if failure else self.shell.shown
+        values = self.values.reply(task.number, out=task.out, keep=task.keep, result=shown is not None)
+        self.outlet.drain()
+        reply = Reply(seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, states)
+        return reply, values
+
+    def _in_mode(self, task: Any) -> tuple[Any, Any]:
+        failure = None
+        try:
+            with self.parallel.mode(task.mode, task.options, self.shell.user_ns) as report:
+                with self.interrupt(task.number):
+                    failure = self.shell.run(task.code, task.count)
+                if failure:
+                    raise CellFailed  # the mode must know
+        except CellFailed:
+            pass
+        return failure, report
+
+
+def prepare_device() -> str:
+    """The device that this rank computes on by default; GPUs are shared out by local rank."""
+    import torch
+
+    if os.environ.get("NBPAR_DEVICE") != "cuda":
+        return "cpu"
+    names = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+    local = next((int(os.environ[name]) for name in names if name in os.environ), rank_from_launcher())
+    index = local % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"
+
+
+def seed_everything(seed: int) -> None:
+    """Outside lockstep cells each rank has a random stream of its own."""
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def finish(rank: Rank) -> None:
+    """Leaves MPI in an orderly way if nothing was abandoned; in any case the process ends here."""
+    try:
+        rank.comm.leave()
+    finally:
+        os._exit(0)
+
+
+def main() -> None:
+    number = rank_from_launcher()
+    fork_guarded(number)
+    rank = Rank(number)
+    try:
+        facts = rank.prepare()
+    except BaseException as error:
+        rank._send("failed", {"text": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        rank.cells.close(2000)
+        time.sleep(1)
+        os._exit(1)
+    rank._send("ready", facts)
+    rank.serve()
+    finish(rank)
+
+
+if __name__ == "__main__":
+    main()

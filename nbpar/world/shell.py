@@ -1,0 +1,122 @@
+"""The IPython shell in which a rank runs cells: magics, shell lines, await, display and tracebacks as in the notebook."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import types
+from typing import Any
+
+import cloudpickle
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+
+from nbpar.world.outlet import Outlet
+from nbpar.world.task import Failure
+
+
+class RankDisplayPublisher(DisplayPublisher):
+    """display(...) on a rank: a message instead of text."""
+
+    outlet: Outlet
+
+    def publish(  # type: ignore[override]
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: str | None = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        bundle = {"data": data, "metadata": metadata or {}, "transient": transient or {}, "update": update}
+        self.outlet.put("display", bundle)
+
+    def clear_output(self, wait: bool = False) -> None:
+        self.outlet.put("clear", {"wait": wait})
+
+
+class RankDisplayHook(DisplayHook):
+    """The value of a cell's last expression: formatted here, shown by the kernel."""
+
+    shown: dict[str, Any] | None = None
+
+    def write_output_prompt(self) -> None:
+        pass
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
+        self.shown = {"data": format_dict, "metadata": md_dict or {}}
+
+    def finish_displayhook(self) -> None:
+        pass
+
+
+class RankShell(InteractiveShell):
+    """One per rank. `failure` is how the last cell ended, if it did in an exception."""
+
+    displayhook_class = RankDisplayHook  # type: ignore[assignment]
+    display_pub_class = RankDisplayPublisher  # type: ignore[assignment]
+
+    failure: Failure | None = None
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
+        self.failure = self._describe(etype, evalue, stb)
+
+    def _describe(self, etype: type[BaseException], value: BaseException, stb: list[str]) -> Failure:
+        module = "" if etype.__module__ == "builtins" else f"{etype.__module__}."
+        try:
+            pickled = cloudpickle.dumps(value)
+        except Exception:
+            pickled = None
+        return Failure(f"{module}{etype.__qualname__}", str(value), list(stb), self._cell_line(value), pickled)
+
+    def _cell_line(self, value: BaseException) -> int | None:
+        if isinstance(value, SyntaxError):
+            return value.lineno
+        frames = traceback.extract_tb(value.__traceback__)
+        return next((f.lineno for f in frames if self.is_cell(f.filename)), None)
+
+    def is_cell(self, filename: str) -> bool:
+        """Whether code of this file name was typed into a cell."""
+        return filename in self.compile._filename_map
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        """Ranks have no window: figures come as pictures."""
+
+    def remember(self, sources: dict[str, tuple[int, str]]) -> None:
+        """Earlier cells of the notebook, so that tracebacks through its functions show their lines."""
+        import linecache
+
+        for filename, (count, source) in sources.items():
+            linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+            self.compile._filename_map[filename] = count
+
+    def run(self, code: str, count: int) -> Failure | None:
+        """Runs a cell as In[count]; None if it ended well."""
+        self.failure = self.displayhook.shown = None
+        self.execution_count = count
+        result = self.run_cell(code, store_history=True)
+        if not result.success and self.failure is None:  # an error that IPython shows without a traceback
+            error = result.error_before_exec or result.error_in_exec
+            self.failure = self._describe(type(error), error, [f"{type(error).__name__}: {error}"])  # type: ignore[arg-type]
+        return self.failure
+
+    @property
+    def shown(self) -> dict[str, Any] | None:
+        """How the value of the last cell's last expression looks, if it shows one."""
+        return self.displayhook.shown
+
+
+def make_shell(outlet: Outlet) -> RankShell:
+    """The process's shell, its namespace the module `__main__`, so that notebook classes are found there."""
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    config = {"HistoryManager": {"enabled": False, "hist_file": ":memory:"}}
+    from traitlets.config import Config
+
+    shell = RankShell.instance(user_module=main, user_ns=main.__dict__, config=Config(config))
+    shell.display_pub.outlet = outlet
+    main.__dict__.setdefault("__builtins__", __builtins__)
+    return shell

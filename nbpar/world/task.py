@@ -1,0 +1,64 @@
+"""What a rank is asked to do and what it answers: plain data, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell for a rank. Values come in the message's frames, the first `shared` of them the same for all ranks."""
+
+    number: int  # counts the cells of this world
+    code: str
+    mode: str
+    options: Mapping[str, Any]
+    lockstep: bool
+    count: int  # the notebook's In[count]
+    cwd: str
+    shared: int
+    states: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # the kernel's random states
+    sources: Mapping[str, tuple[int, str]] = field(default_factory=dict, repr=False)  # earlier cells, for tracebacks
+    out: frozenset[str] | None = None
+    keep: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a cell ended in an exception on one rank."""
+
+    kind: str  # the exception's qualified type name
+    text: str
+    traceback: list[str] = field(repr=False)  # as IPython prints it
+    line: int | None  # of the cell
+    exception: bytes | None = field(default=None, repr=False)  # pickled, if it can be
+
+    @property
+    def identity(self) -> tuple[str, str, int | None]:
+        """Equal for failures that are the same thing on several ranks."""
+        return self.kind, self.text, self.line
+
+    @property
+    def interrupted(self) -> bool:
+        return self.kind == "KeyboardInterrupt"
+
+    @property
+    def follows(self) -> bool:
+        """Whether it only tells that another rank failed."""
+        return self.kind == "nbpar.errors.PeerFailed"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A rank's answer when its cell has ended. The values it changed come in the message's frames."""
+
+    seconds: float  # in the cell
+    produced: int  # output so far, in the outlet's units: the kernel waits until it has seen it
+    failure: Failure | None = None
+    result: dict[str, Any] | None = field(default=None, repr=False)  # how the last expression's value looks on the rank
+    lines: list[str] = field(default_factory=list)  # what the mode has to say
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
+    traffic: Any = field(default=None, repr=False)  # comm.trace's columns
+    states: Mapping[str, bytes] = field(default_factory=dict, repr=False)

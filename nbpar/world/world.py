@@ -1,0 +1,276 @@
+"""The World: N ranks, from their start to their end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from nbpar.errors import LaunchError, OptionError, RankDied
+from nbpar.values import KernelEnd
+from nbpar.world import guard, launch, machine
+from nbpar.world.channel import ADDRESS, Hub, Message
+
+START_SECONDS = 120  # a cold disk can take long to import torch
+SETTLE = 0.25  # seconds in which the deaths that follow from the first one arrive
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may choose about a world."""
+
+    size: int | None = None
+    backend: str = "mpi"
+    mpiexec: str | None = None
+    mpi_args: str = ""
+    device: str = "cpu"
+
+
+class World:
+    """N ranks that belong to one notebook.
+
+    size: number of ranks; pids, hosts: of the ranks' processes, by rank; hurt: whether the ranks must make their communicators
+    anew before the next cell.
+    """
+
+    def __init__(self, settings: Settings, namespace: MutableMapping[str, Any]) -> None:
+        size = machine.default_size() if settings.size is None else settings.size
+        if not 1 <= size <= 512:
+            raise OptionError(f"-n {size}: a world on this host has between 1 and 512 ranks. Type for example `-n 2`.")
+        self.settings, self.size = settings, size
+        self.namespace = namespace
+        self.facts: list[dict[str, Any]] = []
+        self.last_lines: dict[int, str] = {}
+        self.produced: dict[int, int] = {}  # output received, by rank
+        self.frames: dict[int, Any] = {}  # values of the last replies, until they are merged
+        self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
+        self.cell = 0
+        self.hurt = False
+        self._hub: Hub | None = None
+        self._launcher: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    # ---- what a notebook asks -------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._hub is not None
+
+    @property
+    def pids(self) -> list[int]:
+        return [fact["pid"] for fact in self.facts]
+
+    @property
+    def hosts(self) -> list[str]:
+        return [fact["host"] for fact in self.facts]
+
+    def __repr__(self) -> str:
+        if not self.running:
+            return f"<World of {self.size} ranks, stopped>"
+        where = self.hosts[0] if len(set(self.hosts)) == 1 else f"{len(set(self.hosts))} hosts"
+        return f"<World of {self.size} ranks on {where}, backend {self.settings.backend}>"
+
+    def run(self, code: str, mode: str = "each", **options: Any) -> Any:
+        """Runs a cell on the ranks; what `%%parallel` calls. The value of the cell's last expression, if it shows one."""
+        from nbpar.run import run_cell
+
+        return run_cell(self, code, mode, options)
+
+    # ---- start and stop -------------------------------------------------------------------------------------------------
+
+    def start(self) -> World:
+        """Starts the ranks and waits until each has reported. Does nothing if they run. Raises LaunchError."""
+        if self.running:
+            return self
+        launcher = launch.find(self.settings.mpiexec)
+        self._hub = Hub()
+        self._log = tempfile.TemporaryFile()
+        self.facts, self.last_lines, self.hurt = [], {}, False
+        self.produced = dict.fromkeys(range(self.size), 0)
+        self.sent_sources = set()
+        try:
+            self._launcher = subprocess.Popen(
+                launcher.command(self.size, self.settings.mpi_args),
+                env=self._environment(self._hub.address),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # signals for the notebook's process group do not reach the ranks
+            )
+            self.facts = self._handshake(launcher)
+        except BaseException:
+            self._tear_down()
+            raise
+        self.values = KernelEnd(self.namespace, self.size)
+        return self
+
+    def stop(self) -> None:
+        """Ends the ranks; nothing of them is left when it returns. What the notebook holds stays."""
+        if not self.running:
+            return
+        assert self._hub and self._launcher
+        for rank in range(self.size):
+            self._hub.send("main", rank, Message("exit"))
+        try:
+            self._launcher.wait(2)
+        except subprocess.TimeoutExpired:
+            pass
+        self._tear_down()
+
+    def restart(self) -> World:
+        """Fresh processes, the same variables."""
+        self.stop()
+        return self.start()
+
+    def _environment(self, address: str) -> dict[str, str]:
+        threads = str(machine.threads(self.size))
+        here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        path = os.pathsep.join(dict.fromkeys([here, *(p for p in sys.path if p)]))
+        own = {
+            ADDRESS: address,
+            guard.KERNEL: f"{os.uname().nodename}:{os.getpid()}",
+            "NBPAR_SIZE": str(self.size),
+            "NBPAR_BACKEND": self.settings.backend,
+            "NBPAR_DEVICE": self.settings.device,
+            "NBPAR_SEED": str(secrets.randbelow(2**31)),
+            "PYTHONHASHSEED": str(secrets.randbelow(2**32)),
+            "PYTHONPATH": path,
+            **{f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")},
+        }
+        return {**os.environ, **own}
+
+    def _handshake(self, launcher: launch.Launcher) -> list[dict[str, Any]]:
+        assert self._hub and self._launcher
+        facts: dict[int, dict[str, Any]] = {}
+        deadline = time.monotonic() + START_SECONDS
+        while len(facts) < self.size:
+            for message in self._hub.receive(0.1):
+                if message.kind == "ready":
+                    facts[message.rank] = message.header
+                elif message.kind == "failed":
+                    raise LaunchError(self._explain(launcher, f"rank {message.rank} did not start: {message.header['text']}"))
+            if self._launcher.poll() is not None:
+                raise LaunchError(self._explain(launcher, f"it ended with {self._launcher.returncode} before the ranks were ready"))
+            if time.monotonic() > deadline:
+                missing = sorted(set(range(self.size)) - set(facts))
+                raise LaunchError(self._explain(launcher, f"after {START_SECONDS} s nothing was heard of ranks {missing}"))
+            if any(fact["size"] != self.size for fact in facts.values()):
+                library = next(iter(facts.values()))["mpi"]
+                raise LaunchError(
+                    f"{launcher.path} started {self.size} processes, but each believes that it is alone: the launcher does not "
+                    f"belong to the MPI library that mpi4py loads ({library}). Name the right one: `%parallel start --mpiexec PATH`."
+                )
+        return [facts[rank] for rank in range(self.size)]
+
+    def _explain(self, launcher: launch.Launcher, what: str) -> str:
+        text = f"The ranks did not start: {what}.\nLauncher: {launcher.path} ({launcher.why})."
+        if said := self._log_tail():
+            text += f"\nIt said:\n{said}"
+        return text
+
+    def _log_tail(self) -> str:
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").strip()[-2000:]
+
+    def _tear_down(self) -> None:
+        """Ends all processes by their ids: the ranks by way of their guards, the launcher by its process group, which is our own."""
+        if self._launcher is not None:
+            if self._launcher.poll() is None:
+                for rank in range(self.size):
+                    if self._hub:
+                        self._hub.send("guard", rank, Message("kill", {"signal": int(signal.SIGKILL)}))
+                try:
+                    self._launcher.wait(2)
+                except subprocess.TimeoutExpired:
+                    os.killpg(self._launcher.pid, signal.SIGKILL)
+                    self._launcher.wait()
+            self._launcher = None
+        if self._hub is not None:
+            self._hub.close()
+            self._hub = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    # ---- while a cell runs ----------------------------------------------------------------------------------------------
+
+    def send(self, rank: int, message: Message) -> None:
+        """To a rank's main thread."""
+        assert self._hub
+        self._hub.send("main", rank, message)
+
+    def abort(self, rank: int, reason: str) -> None:
+        """Ends that rank's waiting for others, wherever it waits."""
+        assert self._hub
+        self.hurt = True
+        self._hub.send("side", rank, Message("abort", reason))
+
+    def interrupt(self, rank: int) -> None:
+        """KeyboardInterrupt in that rank, if it runs the current cell."""
+        assert self._hub
+        self.hurt = True
+        self._hub.send("side", rank, Message("interrupt", self.cell))
+
+    def renew(self) -> None:
+        """After an aborted cell: all ranks make their communicators anew before they do anything else."""
+        if self.hurt:
+            for rank in range(self.size):
+                self.send(rank, Message("renew"))
+            self.hurt = False
+
+    def check(self) -> RankDied | None:
+        """What happened to the ranks while no cell ran: None, or a death, after which the world is stopped."""
+        try:
+            for _ in self.events(0):
+                pass
+        except RankDied as death:
+            return death
+        return None
+
+    def events(self, timeout: float) -> Iterator[Message]:
+        """What ranks said. Raises RankDied, after which the world is stopped, if one of them has ended."""
+        assert self._hub and self._launcher
+        for message in self._hub.receive(timeout):
+            if message.kind == "exit":
+                raise self._fell(message)
+            if message.role != "guard":
+                yield message
+        if self._launcher.poll() is not None:
+            raise self._fell(next((m for m in self._hub.receive(SETTLE) if m.kind == "exit"), None))
+
+    def _fell(self, first: Message | None) -> RankDied:
+        """A rank ended: the error that says so. The launcher ends the others, and we see to it."""
+        status = self._launcher.poll() if self._launcher else None
+        facts = self.facts
+        self._tear_down()
+        after = "Its variables are in the notebook; the next %%parallel cell starts new ranks."
+        if first is None:
+            return RankDied(
+                f"The launcher ended ({describe_exit(status or 0)}) and took the ranks with it. {after}",
+                rank=-1, host=os.uname().nodename, reason=describe_exit(status or 0),
+            )  # fmt: skip
+        rank, reason = first.rank, describe_exit(first.header["code"])
+        host, pid = facts[rank]["host"], facts[rank]["pid"]
+        text = f"rank {rank} (process {pid} on {host}) ended: {reason}."
+        if line := self.last_lines.get(rank):
+            text += f" Its last line of output: {line!r}."
+        return RankDied(f"{text} {after}", rank=rank, host=host, reason=reason)
+
+
+def describe_exit(code: int) -> str:
+    """'killed by SIGKILL' or 'exit code 3'."""
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"exit code {code}"

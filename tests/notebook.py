@@ -1,0 +1,115 @@
+"""A real notebook kernel that runs real cells."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import KernelManager
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Cell:
+    """What came of a cell. times: seconds from its sending to each piece of text; shown: MIME bundles, updates included."""
+
+    status: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    error: str = ""
+    traceback: str = ""
+    seconds: float = 0.0
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] | None = None
+    pieces: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """What the cell printed, without nbpar's own remarks."""
+        return [line for line in self.stdout.splitlines() if not line.startswith("nbpar: ")]
+
+    @property
+    def notes(self) -> list[str]:
+        return [line for line in self.stdout.splitlines() if line.startswith("nbpar: ")]
+
+    @property
+    def closing(self) -> str:
+        """nbpar's line at the end of the cell."""
+        return next((b["text/plain"] for b in reversed(self.shown) if re.match(r"\d+ ranks? ", b.get("text/plain", ""))), "")
+
+
+class Notebook:
+    """Use as a context manager. `run` raises AssertionError when the cell fails, unless `fails` says that it may."""
+
+    def __init__(self, *, extension: bool = True, **start: Any) -> None:
+        self._extension, self._start = extension, start
+
+    def __enter__(self) -> Notebook:
+        self.manager = KernelManager(kernel_name="python3")
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        self.manager._kernel_spec = KernelSpec(argv=argv, display_name="test", language="python")
+        self.manager.start_kernel(**self._start)
+        self.client = self.manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+        if self._extension:
+            self.run("%load_ext nbpar\nimport nbpar")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=False)
+
+    def send(self, code: str) -> str:
+        self._sent = time.perf_counter()
+        return self.client.execute(code)
+
+    def collect(self, message: str, timeout: float = 120) -> Cell:
+        """Outputs and reply of a cell that was sent."""
+        cell, end = Cell(), time.monotonic() + timeout
+        while True:
+            if (left := end - time.monotonic()) <= 0:
+                raise AssertionError(f"the cell ran past {timeout} s; so far: {cell}")
+            try:
+                answer = self.client.get_iopub_msg(timeout=min(left, 1))
+            except Exception:  # queue.Empty
+                continue
+            if answer["parent_header"].get("msg_id") != message:
+                continue
+            kind, content = answer["msg_type"], answer["content"]
+            at = time.perf_counter() - self._sent
+            if kind == "stream":
+                setattr(cell, content["name"], getattr(cell, content["name"]) + content["text"])
+                cell.pieces.append((at, content["text"]))
+            elif kind in ("display_data", "update_display_data"):
+                cell.shown.append(content["data"])
+            elif kind == "execute_result":
+                cell.result = content["data"]
+            elif kind == "error":
+                cell.error, cell.traceback = content["ename"], ANSI.sub("", "\n".join(content["traceback"]))
+            elif kind == "status" and content["execution_state"] == "idle":
+                break
+        cell.seconds = time.perf_counter() - self._sent
+        while (reply := self.client.get_shell_msg(timeout=10))["parent_header"].get("msg_id") != message:
+            pass
+        cell.status = reply["content"]["status"]
+        return cell
+
+    def run(self, code: str, *, fails: bool = False, timeout: float = 120) -> Cell:
+        cell = self.collect(self.send(code), timeout)
+        assert fails or cell.status == "ok", f"{cell.traceback}\n{cell.stdout}\n{cell.stderr}"
+        return cell
+
+    def value(self, expression: str) -> Any:
+        """An expression's value, by way of its repr."""
+        import ast
+
+        return ast.literal_eval(self.run(f"print(repr({expression}))").stdout)
+
+    def interrupt(self) -> None:
+        self.manager.interrupt_kernel()
