@@ -1,6 +1,6 @@
 """`python -m benchmarks [names…]`: measure, and print one table.
 
-Every benchmark is a module of this package with `rows() -> list[Row]`; its names are listed by `--help`.
+Every benchmark is a module of this package with `rows() -> list[Row]`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,10 @@ import sys
 import time
 import traceback
 from importlib.metadata import version
-from pathlib import Path
 
 from benchmarks.harness import Row, cores, table
 
-SHARED = {"harness", "notebooks"}
-
-
-def names() -> list[str]:
-    """The modules of this package that measure something."""
-    here = Path(__file__).parent
-    return sorted(path.stem for path in here.glob("[a-z]*.py") if path.stem not in SHARED and defines_rows(path))
-
-
-def defines_rows(path: Path) -> bool:
-    return "def rows(" in path.read_text(encoding="utf-8")
+BENCHMARKS = ("start", "cell", "values", "prints", "comm", "data")  # modules of this package, in the table's order
 
 
 def measure(name: str) -> tuple[list[Row], bool]:
@@ -43,12 +32,11 @@ def measure(name: str) -> tuple[list[Row], bool]:
 
 
 def main() -> int:
-    known = names()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="nbpar against its peers, in one run.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(known)} (all, if none is given)")
-    chosen = parser.parse_args().names or known
-    if wrong := [name for name in chosen if name not in known]:
-        parser.error(f"no benchmark {', '.join(wrong)}; there are {', '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(BENCHMARKS)} (all, if none is given)")
+    chosen = parser.parse_args().names or BENCHMARKS
+    if wrong := [name for name in chosen if name not in BENCHMARKS]:
+        parser.error(f"no benchmark {', '.join(wrong)}; there are {', '.join(BENCHMARKS)}")
 
     before = cores()
     measured = [measure(name) for name in chosen]
