@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from benchmarks.harness import CellFailed, Kernel, Row, alternate, table
 
 
+def row(ours: list[float], theirs: list[float], target: str, better: Literal["lower", "higher"] = "lower") -> Row:
+    return Row("a row", ours, "a peer", theirs, "s", target, better)
+
+
 @pytest.mark.parametrize(
-    ("ours", "theirs", "target", "better", "ratio", "met"),
+    ("measured", "ratio", "met"),
     [
-        ([1.0, 2.0, 9.0], [20.0, 20.0], "≥ 10×", "lower", 10.0, True),
-        ([2.1], [20.0], "≥ 10×", "lower", 20 / 2.1, False),
-        ([1.2], [1.0], "≤ 1.3×", "lower", 1 / 1.2, True),
-        ([1.4], [1.0], "≤ 1.3×", "lower", 1 / 1.4, False),
-        ([1.7], [1.0], "≥ 1.6×", "higher", 1.7, True),
-        ([0.0], [3.0], "≤ 0", "lower", None, True),
-        ([300.0], [], "≤ 269", "lower", None, False),
-        ([5.0], [4.0], "", "lower", 0.8, None),
-        ([], [4.0], "≥ 2×", "lower", None, None),
+        (row([1.0, 2.0, 9.0], [20.0, 20.0], "≥ 10×"), 10.0, True),
+        (row([2.1], [20.0], "≥ 10×"), 20 / 2.1, False),
+        (row([1.2], [1.0], "≤ 1.3×"), 1 / 1.2, True),
+        (row([1.4], [1.0], "≤ 1.3×"), 1 / 1.4, False),
+        (row([1.7], [1.0], "≥ 1.6×", "higher"), 1.7, True),
+        (row([0.0], [3.0], "≤ 0"), None, True),
+        (row([300.0], [], "≤ 269"), None, False),
+        (row([5.0], [4.0], ""), 0.8, None),
+        (row([], [4.0], "≥ 2×"), None, None),
     ],
 )
-def test_ratio_and_target(
-    ours: list[float], theirs: list[float], target: str, better: str, ratio: float | None, met: bool | None
-) -> None:
-    row = Row("a", ours, "a peer", theirs, "s", target, better)  # type: ignore[arg-type]
-    assert row.ratio == (pytest.approx(ratio) if ratio is not None else None)
-    assert row.met is met
+def test_ratio_and_target(measured: Row, ratio: float | None, met: bool | None) -> None:
+    assert measured.ratio == (pytest.approx(ratio) if ratio is not None else None)
+    assert measured.met is met
 
 
 def test_table_has_a_line_a_row_and_aligned_columns() -> None:
