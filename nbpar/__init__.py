@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbpar.parallel.api import rank, size, split
     from nbpar.values import RankRef, RankValues
-    from nbpar.world.world import World
+    from nbpar.ranks.world import World
 
 __version__ = "0.1.0"
 __all__ = ["RankRef", "RankValues", "rank", "size", "split", "world"]
@@ -23,7 +23,7 @@ __all__ = ["RankRef", "RankValues", "rank", "size", "split", "world"]
 
 def world() -> World | None:
     """The running World of this notebook, or None."""
-    from nbpar.world import current
+    from nbpar.ranks import current
 
     return current()
 
@@ -37,7 +37,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 def unload_ipython_extension(shell: Any) -> None:
     """`%unload_ext nbpar`: ends the ranks; the magics go."""
-    from nbpar.world import stop
+    from nbpar.ranks import stop
 
     stop()
     for kind in ("line", "cell"):

@@ -24,14 +24,18 @@ class NbparError(Exception):
     """Base of every error that nbpar raises itself."""
 
 
-class OptionError(NbparError):
-    """A wrong option, mode or name on a magic's line."""
+class Told(NbparError):
+    """An error whose text says all: notebooks show it without a traceback through nbpar's own code."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"nbpar: {self}"]
+        return f"{type(self).__name__}: {self}".splitlines()
 
 
-class WorldError(NbparError):
+class OptionError(Told):
+    """A wrong option, mode or name on a magic's line."""
+
+
+class WorldError(Told):
     """The ranks could not be started, reached or kept."""
 
 
@@ -50,7 +54,7 @@ class RankDied(WorldError):
         self.rank, self.host, self.reason = rank, host, reason
 
 
-class CellError(NbparError):
+class CellError(Told):
     """A cell failed on some ranks and not, or not alike, on others.
 
     failures: the ranks' tracebacks, as IPython prints them, by rank.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbpar.display.stream import name_ranks
 from nbpar.errors import CellError
-from nbpar.world.task import Failure, Reply
+from nbpar.ranks.task import Failure, Reply
 
 if TYPE_CHECKING:
-    from nbpar.world.world import World
+    from nbpar.ranks.world import World
 
 
 def shared_failure(failures: Mapping[int, Failure], size: int) -> Failure | None:
@@ -33,19 +33,18 @@ def raise_failure(
     roots = {rank: failure for rank, failure in failures.items() if not failure.follows} or dict(failures)
     text = describe(world, roots, failures, replies)
     error = CellError(text, {rank: failure.traceback for rank, failure in failures.items()})
-    error._render_traceback_ = text.splitlines  # type: ignore[attr-defined]
+    error._render_traceback_ = text.splitlines  # type: ignore[method-assign]
     raise error from original(next(iter(roots.values())))
 
 
 def original(failure: Failure) -> BaseException:
     """The rank's exception itself where it can travel, shown with the rank's own traceback."""
     error: BaseException | None = None
-    if failure.exception:
-        try:
-            error = pickle.loads(failure.exception)
-        except Exception:
-            error = None
-    if not isinstance(error, BaseException):
+    try:
+        error = pickle.loads(failure.exception) if failure.exception else None
+    except Exception:
+        error = None
+    if not isinstance(error, BaseException) or isinstance(error, SyntaxError):  # IPython has its own way with those
         error = CellError(f"{failure.kind}: {failure.text}")
     lines = failure.traceback
     error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]

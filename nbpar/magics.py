@@ -7,10 +7,10 @@ from typing import Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
-from nbpar import options, world
+from nbpar import options, ranks
 from nbpar.display import show
 from nbpar.errors import OptionError
-from nbpar.world.world import Settings
+from nbpar.ranks.world import Settings
 
 
 @magics_class
@@ -23,13 +23,13 @@ class ParallelMagics(Magics):
         """USAGE"""
         mode, given = _usage(options.cell_line, line)
         size = given.pop("size", None)
-        current = world.current()
+        current = ranks.current()
         settings = None
         if size is not None and (current is None or current.size != size):
             if current is not None:
                 show.note(f"{current.size} ranks are replaced by {size}.")
             settings = Settings(size=size) if current is None else _resized(current.settings, size)
-        running = world.ensure(self.shell.user_ns, settings)
+        running = ranks.ensure(self.shell.user_ns, settings)
         for rank in given.get("on", ()):
             if rank >= running.size:
                 raise OptionError(f"--on {rank}: the world has ranks 0 to {running.size - 1}.")
@@ -45,21 +45,21 @@ class ParallelMagics(Magics):
     def _start(self, given: dict[str, Any]) -> None:
         if given.get("device") == "cuda" and "backend" not in given:
             given["backend"] = "nccl"
-        current = world.current()
+        current = ranks.current()
         settings = Settings(**given) if given or current is None else None
-        show.note(describe(world.ensure(self.shell.user_ns, settings)))
+        show.note(describe(ranks.ensure(self.shell.user_ns, settings)))
 
     def _stop(self, _: dict[str, Any]) -> None:
-        world.stop()
+        ranks.stop()
         show.note("the ranks have ended; variables are in the notebook.")
 
     def _restart(self, _: dict[str, Any]) -> None:
-        current = world.current()
-        running = current.restart() if current else world.ensure(self.shell.user_ns)
+        current = ranks.current()
+        running = current.restart() if current else ranks.ensure(self.shell.user_ns)
         show.note(describe(running))
 
     def _status(self, _: dict[str, Any]) -> None:
-        current = world.current()
+        current = ranks.current()
         show.note(
             describe(current) if current else "no ranks run. The first %%parallel cell starts them, or `%parallel start -n N`."
         )
@@ -84,7 +84,7 @@ def _resized(settings: Settings, size: int) -> Settings:
 
 def describe(running: Any) -> str:
     """'2 ranks on host: process 12, 13; MPICH …; torch …; 1 thread each'."""
-    from nbpar.world import machine
+    from nbpar.ranks import machine
 
     facts = running.facts
     hosts = ", ".join(dict.fromkeys(running.hosts))

@@ -25,11 +25,11 @@ from nbpar.display.stream import Fold
 from nbpar.failure import raise_failure, shared_failure
 from nbpar.values import RankRef
 from nbpar.values.random_state import RandomStates
-from nbpar.world.channel import Message
-from nbpar.world.task import Reply, Task
+from nbpar.ranks.channel import Message
+from nbpar.ranks.task import Reply, Task
 
 if TYPE_CHECKING:
-    from nbpar.world.world import World
+    from nbpar.ranks.world import World
 
 TICK = 0.05  # seconds between two looks at output that waits and at interrupts
 PATIENCE = 5.0  # seconds after an interrupt until a rank that does not answer is given up

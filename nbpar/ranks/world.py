@@ -15,8 +15,8 @@ from typing import IO, Any
 
 from nbpar.errors import LaunchError, OptionError, RankDied
 from nbpar.values import KernelEnd
-from nbpar.world import guard, launch, machine
-from nbpar.world.channel import ADDRESS, Hub, Message
+from nbpar.ranks import guard, launch, machine
+from nbpar.ranks.channel import ADDRESS, Hub, Message
 
 START_SECONDS = 120  # a cold disk can take long to import torch
 SETTLE = 0.25  # seconds in which the deaths that follow from the first one arrive

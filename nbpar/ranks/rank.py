@@ -1,4 +1,4 @@
-"""A rank: `python -m nbpar.world.rank`, started by an MPI launcher. Its main thread runs cells, one I/O thread talks to the kernel.
+"""A rank: `python -m nbpar.ranks.rank`, started by an MPI launcher. Its main thread runs cells, one I/O thread talks to the kernel.
 
 guard (parent)    sees how this process ends, ends it when the kernel is gone
 main thread       cells socket: task → values in → the cell in the shell, under its mode → values out → reply
@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import Any
 
-from nbpar.world.guard import fork_guarded
+from nbpar.ranks.guard import fork_guarded
 
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
@@ -66,9 +66,9 @@ class Rank:
     """All that one rank holds: its shell, its end of the values, its sockets."""
 
     def __init__(self, rank: int) -> None:
-        from nbpar.world import channel
-        from nbpar.world.io import IOThread
-        from nbpar.world.outlet import Outlet, Stream
+        from nbpar.ranks import channel
+        from nbpar.ranks.io import IOThread
+        from nbpar.ranks.outlet import Outlet, Stream
 
         self.rank = rank
         self.cells = channel.connect("main", rank)
@@ -89,7 +89,7 @@ class Rank:
         from nbpar import comm, parallel
         from nbpar.values import RankEnd
         from nbpar.values.random_state import RandomStates
-        from nbpar.world.shell import make_shell
+        from nbpar.ranks.shell import make_shell
 
         world = MPI.COMM_WORLD
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -112,7 +112,7 @@ class Rank:
         }
 
     def serve(self) -> None:
-        from nbpar.world import channel
+        from nbpar.ranks import channel
 
         while True:
             message = channel.receive(self.cells)
@@ -127,13 +127,13 @@ class Rank:
                 self._send("reply", reply, frames)
 
     def _send(self, kind: str, header: Any, frames: Any = ()) -> None:
-        from nbpar.world import channel
+        from nbpar.ranks import channel
 
         channel.send(self.cells, channel.Message(kind, header, frames))
 
     def run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
         """One cell. An error of nbpar's own is an answer too: the rank lives on."""
-        from nbpar.world.task import Failure, Reply
+        from nbpar.ranks.task import Failure, Reply
 
         try:
             return self._run(task, frames)
@@ -143,7 +143,7 @@ class Rank:
             return Reply(0.0, self.outlet.produced, failure), []
 
     def _run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
-        from nbpar.world.task import Reply
+        from nbpar.ranks.task import Reply
 
         if task.cwd != os.getcwd():
             os.chdir(task.cwd)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from nbpar.world import channel
-from nbpar.world.outlet import Outlet
+from nbpar.ranks import channel
+from nbpar.ranks.outlet import Outlet
 
 if TYPE_CHECKING:
-    from nbpar.world.rank import Interrupt
+    from nbpar.ranks.rank import Interrupt
 
 BATCH = 0.003  # seconds between two sends: a flood of prints travels in few messages
 

@@ -40,7 +40,7 @@ class Launcher:
             "openmpi": ["--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])],
             "hydra": ["-launcher", "fork"],
         }
-        rank = [sys.executable, "-m", "nbpar.world.rank"]
+        rank = [sys.executable, "-m", "nbpar.ranks.rank"]
         return [self.path, "-n", str(size), *options.get(self.kind, []), *shlex.split(extra), *rank]
 
 

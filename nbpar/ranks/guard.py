@@ -43,7 +43,7 @@ def watch(child: int, rank: int) -> int:
     """Waits until the rank ends or the kernel is gone; the rank's exit status for the launcher."""
     import zmq
 
-    from nbpar.world.channel import Message, connect, receive, send
+    from nbpar.ranks.channel import Message, connect, receive, send
 
     socket = connect("guard", rank)
     monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)

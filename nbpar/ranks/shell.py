@@ -12,8 +12,8 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
-from nbpar.world.outlet import Outlet
-from nbpar.world.task import Failure
+from nbpar.ranks.outlet import Outlet
+from nbpar.ranks.task import Failure
 
 
 class RankDisplayPublisher(DisplayPublisher):

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbpar.world.world import Settings, World
+    from nbpar.ranks.world import Settings, World
 
 __all__ = ["current", "ensure", "stop"]
 
@@ -22,7 +22,7 @@ def current() -> World | None:
 def ensure(namespace: MutableMapping[str, Any], settings: Settings | None = None) -> World:
     """The running World; a new one if none runs, or if it is not as `settings` ask."""
     global _world
-    from nbpar.world.world import Settings, World
+    from nbpar.ranks.world import Settings, World
 
     if _world is not None and (settings is None or settings == _world.settings):
         return _world.start()
