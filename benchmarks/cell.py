@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.harness import Kernel, Row
-from benchmarks.notebooks import Ipyparallel, Nbpar
+from benchmarks.notebooks import Ipyparallel, Nbpar, Notebook
 
 CELLS = 60
 ROUNDS = 3
@@ -25,7 +25,7 @@ def rows() -> list[Row]:
     ]
 
 
-def empty(notebook: Nbpar) -> float:
+def empty(notebook: Notebook) -> float:
     return notebook.on_ranks("pass")[0] * 1e3
 
 

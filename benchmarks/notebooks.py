@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import Self
 
 from benchmarks.harness import RANKS, Kernel, Outputs
 
@@ -13,30 +14,26 @@ BESIDE = str(Path(sys.executable).parent)
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PATH": f"{BESIDE}{os.pathsep}{os.environ['PATH']}"}
 
 
-class Nbpar(Kernel):
-    """nbpar in a notebook: `on_ranks` runs a `%%parallel` cell on all of them."""
+class Notebook(Kernel):
+    """A kernel with a library loaded that runs cells on ranks. A subclass says what to type."""
 
-    name = "nbpar"
+    name: str
+    load: str  # in a new kernel
+    up: str  # starts the ranks
+    down: str  # ends them
+    magic: str  # runs the cell below it on the ranks
 
     def __init__(self) -> None:
         super().__init__(env=ENVIRONMENT)
+        self.connected = False
 
-    def prepare(self) -> None:
-        self.run("import nbpar, torch\n%load_ext nbpar")
-
-    def connect(self) -> float:
-        """Seconds that the command to start the ranks takes."""
-        return self.run(f"%parallel start -n {RANKS}")[0]
-
-    def disconnect(self) -> None:
-        self.run("%parallel stop")
-
-    def on_ranks(self, cell: str, options: str = "") -> tuple[float, Outputs]:
-        return self.run(f"%%parallel {options}\n{cell}")
-
-    def __enter__(self) -> Any:
-        self.start()
-        self.prepare()
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self.run(self.load)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,25 +42,35 @@ class Nbpar(Kernel):
         finally:
             self.stop()
 
-
-class Ipyparallel(Nbpar):
-    """ipyparallel with its MPI engine launcher: `on_ranks` runs a `%%px` cell."""
-
-    name = "ipyparallel (MPI engines)"
-
-    def prepare(self) -> None:
-        self.run("import ipyparallel, torch")
-
     def connect(self) -> float:
-        start = (
-            f"cluster = ipyparallel.Cluster(n={RANKS}, engines='mpi', log_level=40)\n"
-            f"client = cluster.start_and_connect_sync(n={RANKS}, activate=True)\n"
-            "view = client[:]"
-        )
-        return self.run(start)[0]
+        """Seconds that starting the ranks takes."""
+        self.connected = True
+        return self.run(self.up)[0]
 
     def disconnect(self) -> None:
-        self.run("client.close(); cluster.stop_cluster_sync()")
+        if self.connected:
+            self.run(self.down)
+        self.connected = False
 
     def on_ranks(self, cell: str, options: str = "") -> tuple[float, Outputs]:
-        return self.run(f"%%px {options}\n{cell}")
+        return self.run(f"{self.magic} {options}\n{cell}")
+
+
+class Nbpar(Notebook):
+    name = "nbpar"
+    load = "import nbpar, torch\n%load_ext nbpar"
+    up = f"%parallel start -n {RANKS}"
+    down = "%parallel stop"
+    magic = "%%parallel"
+
+
+class Ipyparallel(Notebook):
+    name = "ipyparallel (MPI engines)"
+    load = "import ipyparallel, torch"
+    up = f"""
+cluster = ipyparallel.Cluster(n={RANKS}, engines="mpi", log_level=40)
+client = cluster.start_and_connect_sync(n={RANKS}, activate=True)
+view = client[:]
+"""
+    down = "client.close(); cluster.stop_cluster_sync()"
+    magic = "%%px"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from benchmarks.harness import RANKS, Row, alternate
-from benchmarks.notebooks import Ipyparallel, Nbpar
+from benchmarks.notebooks import Ipyparallel, Nbpar, Notebook
 
 LINES = 20_000
 RUNS = 3
@@ -20,7 +20,7 @@ def rows() -> list[Row]:
         theirs.run("view.scatter('me', range(2), flatten=True, block=True)")
         programs = {ours: f"import nbpar\nme = nbpar.rank()\n{CELL}", theirs: CELL}
 
-        def printed(notebook: Nbpar) -> float:
+        def printed(notebook: Notebook) -> float:
             seconds, outputs = notebook.on_ranks(programs[notebook])
             seen = set(re.findall(r"rank (\d) line (\d+)", outputs.text))
             lost[notebook.name].append(RANKS * LINES - len(seen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.harness import Row, alternate
-from benchmarks.notebooks import Ipyparallel, Nbpar
+from benchmarks.notebooks import Ipyparallel, Nbpar, Notebook
 
 RUNS = 3
 FIRST_CELL = "import torch\ntorch.ones(2).sum().item()"
@@ -15,7 +15,7 @@ def rows() -> list[Row]:
     return [Row("start", figures[0], Ipyparallel.name, figures[1], "s", "≥ 2×")]
 
 
-def first_result(notebook: Nbpar) -> float:
+def first_result(notebook: Notebook) -> float:
     seconds = notebook.connect()
     seconds += notebook.on_ranks(FIRST_CELL)[0]
     notebook.disconnect()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import RANKS, Row, alternate
-from benchmarks.notebooks import Ipyparallel, Nbpar
+from benchmarks.notebooks import Ipyparallel, Nbpar, Notebook
 
 MIB = 256
 RUNS = 5
@@ -39,18 +39,18 @@ def rows() -> list[Row]:
     ]
 
 
-def push(notebook: Nbpar) -> float:
+def push(notebook: Notebook) -> float:
     """A new tensor each time, so that nothing is known from before; the ranks read it."""
     notebook.run(MAKE)
     return notebook.on_ranks(TOUCH)[0]
 
 
-def push_ipyparallel(notebook: Nbpar) -> float:
+def push_ipyparallel(notebook: Notebook) -> float:
     notebook.run(MAKE)
     return notebook.run("view.push({'x': x}, block=True)")[0]
 
 
-def pull(notebook: Nbpar) -> float:
+def pull(notebook: Notebook) -> float:
     """The cell that makes the tensors brings them back; what making them takes alone is taken off."""
     made = f"import nbpar\ny = torch.full(({MIB << 18},), float(nbpar.rank() + 1))"
     alone = notebook.on_ranks(made, "--keep y")[0]
@@ -59,18 +59,18 @@ def pull(notebook: Nbpar) -> float:
     return seconds
 
 
-def pull_ipyparallel(notebook: Nbpar) -> float:
+def pull_ipyparallel(notebook: Notebook) -> float:
     notebook.on_ranks(f"y = torch.full(({MIB << 18},), 1.0)")
     return notebook.run("y = view.pull('y', block=True)")[0]
 
 
-def copy_seconds(notebook: Nbpar) -> float:
+def copy_seconds(notebook: Notebook) -> float:
     """What the machine needs to copy the tensor once, into memory that is already there."""
     cell = "import time; z = torch.ones_like(x); start = time.perf_counter(); z.copy_(x); time.perf_counter() - start"
     return float(notebook.run(cell)[1].text)
 
 
-def peak_growth(notebook: Nbpar, action: Callable[[], object]) -> float:
+def peak_growth(notebook: Notebook, action: Callable[[], object]) -> float:
     """MiB by which the kernel's resident memory rises at most during the action (Linux: peak mark reset before)."""
     process = Path("/proc", str(notebook.pid))
     (process / "clear_refs").write_text("5")
