@@ -44,7 +44,10 @@ OPS: dict[ReduceOp, MPI.Op] = {
     ReduceOp(ReduceOp.BOR): MPI.BOR,
     ReduceOp(ReduceOp.BXOR): MPI.BXOR,
 }
-PLAIN = {op: mpi for op, mpi in OPS.items() if op != ReduceOp.AVG}
+# By hash, which is the operation's number: comparing two ReduceOps takes longer than the rest of a small all-reduce.
+MPI_OPS = {hash(op): mpi for op, mpi in OPS.items()}
+PLAIN = {hash(op): mpi for op, mpi in OPS.items() if op != ReduceOp.AVG}
+assert len(MPI_OPS) == len(OPS)
 # On truth values, stored as 0 and 1 in a byte, a sum is "any" and a product "all".
 TRUTH: dict[ReduceOp, MPI.Op] = {
     ReduceOp(ReduceOp.SUM): MPI.MAX,
@@ -94,16 +97,33 @@ def put_back(tensor: Tensor, staged: Tensor) -> None:
         tensor.detach().copy_(staged.view(tensor.shape))
 
 
-def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two contiguous tensors share memory."""
-    start_a, start_b = a.data_ptr(), b.data_ptr()
-    return start_a < start_b + b.nbytes and start_b < start_a + a.nbytes
+def apart(source: Tensor, target: Tensor) -> Tensor:
+    """A contiguous source, copied if it shares memory with the target: MPI forbids that."""
+    start, place = source.data_ptr(), target.data_ptr()
+    return source.clone() if start < place + target.nbytes and place < start + source.nbytes else source
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    """The parts one after another, in new host memory."""
+    return torch.cat([part.detach().cpu().reshape(-1) for part in parts])
+
+
+def empty_for(parts: Sequence[Tensor]) -> Tensor:
+    """Host memory for the parts one after another."""
+    return torch.empty(sum(part.numel() for part in parts), dtype=parts[0].dtype)
+
+
+def split(target: Tensor, parts: Sequence[Tensor]) -> None:
+    """Copy what arrived in `target` to the parts."""
+    for part, arrived in zip(parts, target.split([part.numel() for part in parts]), strict=True):
+        part.detach().copy_(arrived.view(part.shape))
 
 
 class Reduction:
     """How one reduction is brought to MPI: the datatype it is computed in, MPI's operation, what follows."""
 
     def __init__(self, op: ReduceOp, dtype: torch.dtype, size: int) -> None:
+        self.op = op
         self.factor = getattr(op, "factor", None) if op == ReduceOp.PREMUL_SUM else None
         self.divide_by = size if op == ReduceOp.AVG else 1
         self.truth = dtype == torch.bool

@@ -5,7 +5,8 @@ Every operation is a non-blocking MPI call whose requests a Work polls. In the m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,47 +19,84 @@ from .buffers import (
     NUMBERS,
     PLAIN,
     Reduction,
+    apart,
+    empty_for,
+    flat,
     numbers,
     on_host,
-    overlap,
     put_back,
     raw,
     raw_parts,
     room_for,
+    split,
 )
+from .drain import Collective, Uid
 from .state import state
-from .trace import Record, trace
-from .waiting import check
-from .work import MPIWork
+from .trace import trace
+from .waiting import check, soon
+from .work import DONE, MPIWork, Together, Work
 
+ProcessGroup: Any = dist.ProcessGroup
 IN_PLACE = MPI.IN_PLACE
+NOTHING = torch.empty(0)
+SUM = ReduceOp(ReduceOp.SUM)
+HISTORY = 4096  # rooted collectives remembered
 
 
-class MPIGroup(dist.ProcessGroup):  # type: ignore[misc]
-    """comm: the communicator, used for nothing else. live: the works that are not done, with their buffers."""
+class MPIGroup(ProcessGroup):
+    """comm: the communicator, used for nothing else. ranks: its members, as ranks of the world. uid: alike on them all.
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    live: works that are not done. started: how many collectives. early: the rooted ones among them, which this rank
+    may have finished before another begins.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, uid: Uid, name: str = "") -> None:
         super().__init__(comm.rank, comm.size)
-        self.comm = comm
+        self.comm, self.uid, self.ranks = comm, uid, uid[0]
+        self.me, self.size_ = comm.rank, comm.size
         self.live: set[MPIWork] = set()
-        self._name = self._description = ""
-        self._size = comm.size
-        groups.add(self)
+        self.started = 0
+        self.early: deque[Collective] = deque(maxlen=HISTORY)
+        self.description = ""
+        self._sweep_at = 64
+        self.setGroupName(name)
+        state.groups.append(self)
 
     @classmethod
     def create(cls, ranks: Sequence[int]) -> MPIGroup:
         """A group of these ranks of the default group; of the whole world if there are none. Called by its members."""
-        from .join import communicator
+        from .join import new_group
 
-        return cls(communicator(ranks))
+        return new_group(ranks)
 
     def shutdown(self) -> None:
-        """Free the communicator, unless operations on it are under way; then the next `renew` does."""
-        if not self.live:
-            groups.discard(self)
-            self.comm.Free()
+        """Free the communicator, unless operations on it are under way: then the next `renew` does."""
+        self._sweep()
+        if not self.live and self in state.groups:
+            self.free()
 
     abort = shutdown
+
+    def free(self) -> None:
+        """Give the communicator back."""
+        state.groups.remove(self)
+        self.live.clear()
+        self.comm.Free()
+
+    def unfinished(self) -> list[Collective]:
+        """The collectives that other ranks may have missed."""
+        return [*self.early, *(work.collective for work in self.live if work.collective is not None)]
+
+    def hold(self, work: MPIWork) -> None:
+        """Keep a work until it is done; now and then, look which of those that nobody waits for are."""
+        self.live.add(work)
+        if len(self.live) >= self._sweep_at:
+            self._sweep()
+            self._sweep_at = 2 * len(self.live) + 64
+
+    def _sweep(self) -> None:
+        for work in list(self.live):
+            work.poll()
 
     # Names: torch asks C++ for them, C++ asks here.
 
@@ -68,147 +106,225 @@ class MPIGroup(dist.ProcessGroup):  # type: ignore[misc]
     name = getBackendName
 
     def getRank(self) -> int:
-        return self.comm.rank
+        return self.me
 
     def getSize(self) -> int:
-        return self._size
+        return self.size_
 
     def setGroupName(self, name: str) -> None:
-        self._name = name
+        self.label = name
+        trace.members[name] = list(self.ranks)
 
     def getGroupName(self) -> str:
-        return self._name
+        return self.label
 
     def setGroupDesc(self, description: str) -> None:
-        self._description = description
+        self.description = description
 
     def getGroupDesc(self) -> str:
-        return self._description
+        return self.description
 
     # Starting an operation.
 
-    def _begin(self, operation: str, tensor: Tensor, nbytes: int | None = None) -> Record:
+    def _begin(self, operation: str, tensor: Tensor, nbytes: int, peer: int = -1) -> int:
+        """peer: a rank of this group."""
         if state.reason is not None:
             check()
-        nbytes = tensor.nbytes if nbytes is None else nbytes
-        return trace.begin(self._name, operation, tensor.shape, tensor.dtype, nbytes)
+        return trace.begin(self.label, operation, tensor, nbytes, self.ranks[peer] if peer >= 0 else -1)
 
-    def _combine(self, works: Sequence[MPIWork]) -> MPIWork:
-        """One work for several that run at the same time."""
-        if len(works) == 1:
-            return works[0]
-        return Together(self, works)
+    def _work(
+        self,
+        call: int,
+        requests: Sequence[MPI.Request],
+        outcome: list[Any],
+        opts: Any,
+        finish: Callable[[], None] | None = None,
+        **facts: Any,
+    ) -> Any:
+        """The work of a started operation. It may be over already if the caller is going to wait for it anyway."""
+        if opts is not None and not opts.asyncOp and len(requests) == 1 and soon(requests[0].Test):
+            if finish is not None:
+                finish()
+            trace.end(call)
+            return DONE
+        return MPIWork(self, call, requests, outcome, finish=finish, **facts)
+
+    def _collective(self, name: str, counts: Sequence[int], *facts: Any) -> Collective:
+        self.started += 1
+        return Collective(self.started, name, tuple(counts), *facts)
+
+    def _rooted(self, name: str, count: int, *facts: Any) -> Collective:
+        collective = self._collective(name, [count], *facts)
+        self.early.append(collective)
+        return collective
+
+    def _together(self, works: Sequence[Any]) -> Any:
+        works = [work for work in works if work is not DONE]
+        return Together(self, works) if len(works) > 1 else works[0] if works else DONE
 
     # Reductions.
 
-    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> MPIWork:
-        return self._combine([self._allreduce(tensor, _op(opts)) for tensor in tensors])
+    def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Any:
+        if len(tensors) == 1:
+            return self._all_reduce(tensors[0], opts)
+        return self._together([self._all_reduce(tensor, opts) for tensor in tensors])
 
-    def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> MPIWork:
-        return self._combine([self._allreduce(tensor, _op(opts)) for tensor in tensors])
+    allreduce_coalesced = allreduce
 
-    def _allreduce(self, tensor: Tensor, op: ReduceOp) -> MPIWork:
-        record = self._begin("all_reduce", tensor)
-        mpi = PLAIN.get(op)
-        if mpi is not None and tensor.dtype in NUMBERS and tensor.is_cpu and tensor.is_contiguous():
-            request = self.comm.Iallreduce(IN_PLACE, numbers(tensor), mpi)
-            return MPIWork(self, record, [request], [tensor], None, tensor)
-        reduction = Reduction(op, tensor.dtype, self._size)
-        staged = reduction.stage(tensor)
-        request = self.comm.Iallreduce(IN_PLACE, numbers(staged), reduction.mpi)
-        return MPIWork(self, record, [request], [tensor], lambda: reduction.finish(tensor, staged), staged)
+    def _all_reduce(self, tensor: Tensor, opts: Any) -> Any:
+        call = self._begin("all_reduce", tensor, tensor.nbytes)
+        op = SUM if opts is None else opts.reduceOp
+        mpi, staged, finish = PLAIN.get(hash(op)), tensor, None
+        if mpi is None or tensor.dtype not in NUMBERS or not (tensor.is_cpu and tensor.is_contiguous()):
+            reduction = Reduction(op, tensor.dtype, self.size_)
+            mpi, staged = reduction.mpi, reduction.stage(tensor)
 
-    def reduce(self, tensors: list[Tensor], opts: Any) -> MPIWork:
+            def finish() -> None:
+                reduction.finish(tensor, staged)
+
+        self.started += 1
+        request = self.comm.Iallreduce(IN_PLACE, numbers(staged), mpi)
+        if opts is not None and not opts.asyncOp and soon(request.Test):
+            if finish is not None:
+                finish()
+            trace.end(call)
+            return DONE
+        collective = Collective(self.started, "all_reduce", (staged.numel(),), staged.dtype, hash(op))
+        return MPIWork(self, call, [request], [tensor], finish=finish, keep=staged, collective=collective, nbytes=staged.nbytes)
+
+    def reduce(self, tensors: list[Tensor], opts: Any) -> Any:
         tensor, root = tensors[0], opts.rootRank
-        record = self._begin("reduce", tensor)
-        reduction = Reduction(opts.reduceOp, tensor.dtype, self._size)
-        staged = reduction.stage(tensor)
-        if self.comm.rank != root:
-            request = self.comm.Ireduce(numbers(staged), None, reduction.mpi, root)
-            return MPIWork(self, record, [request], tensors, None, staged)
-        request = self.comm.Ireduce(IN_PLACE, numbers(staged), reduction.mpi, root)
-        return MPIWork(self, record, [request], tensors, lambda: reduction.finish(tensor, staged), staged)
+        call = self._begin("reduce", tensor, tensor.nbytes, root)
+        reduction = Reduction(opts.reduceOp, tensor.dtype, self.size_)
+        staged, at_root = reduction.stage(tensor), self.me == root
+        send, receive = (IN_PLACE, numbers(staged)) if at_root else (numbers(staged), None)
+        collective = self._rooted("reduce", staged.numel(), staged.dtype, hash(reduction.op), root)
+        request = self.comm.Ireduce(send, receive, reduction.mpi, root)
+        finish = (lambda: reduction.finish(tensor, staged)) if at_root else None
+        return self._work(call, [request], tensors, opts, finish, keep=staged, collective=collective, nbytes=staged.nbytes)
 
-    def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None) -> MPIWork:
-        record = self._begin("reduce_scatter", input)
-        reduction = Reduction(_op(opts), input.dtype, self._size)
-        source, target = reduction.stage(input), reduction.room(output)
-        if source is input and overlap(source, target):
-            source = source.clone()
+    def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None) -> Any:
+        call = self._begin("reduce_scatter", input, input.nbytes)
+        op = SUM if opts is None else opts.reduceOp
+        reduction = Reduction(op, input.dtype, self.size_)
+        target = reduction.room(output)
+        source = apart(reduction.stage(input), target)
+        collective = self._collective("reduce_scatter_equal", [target.numel()] * self.size_, source.dtype, hash(op))
         request = self.comm.Ireduce_scatter_block(numbers(source), numbers(target), reduction.mpi)
-        return MPIWork(self, record, [request], [output], lambda: reduction.finish(output, target), (source, target))
+        return self._work(
+            call,
+            [request],
+            [output],
+            opts,
+            lambda: reduction.finish(output, target),
+            keep=(source, target),
+            collective=collective,
+            nbytes=source.nbytes,
+        )
 
     _reduce_scatter_base = reduce_scatter_single
 
-    def reduce_scatter_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> MPIWork:
-        return self._combine([self.reduce_scatter_single(*pair, opts) for pair in zip(outputs, inputs, strict=True)])
+    def reduce_scatter_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> Any:
+        return self._together([self.reduce_scatter_single(*pair, opts) for pair in zip(outputs, inputs, strict=True)])
 
     reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
 
-    def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any = None) -> MPIWork:
+    def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any = None) -> Any:
         output, parts = outputs[0], inputs[0]
-        record = self._begin("reduce_scatter", output, sum(part.nbytes for part in parts))
-        reduction = Reduction(_op(opts), output.dtype, self._size)
+        call = self._begin("reduce_scatter", output, sum(part.nbytes for part in parts))
+        op = SUM if opts is None else opts.reduceOp
+        reduction = Reduction(op, output.dtype, self.size_)
         source, target = reduction.stage(flat(parts)), reduction.room(output)
         counts = [part.numel() for part in parts]
+        collective = self._collective("reduce_scatter", counts, source.dtype, hash(op))
         request = self.comm.Ireduce_scatter(numbers(source), numbers(target), counts, reduction.mpi)
-        return MPIWork(self, record, [request], [output], lambda: reduction.finish(output, target), (source, target))
+        return self._work(
+            call,
+            [request],
+            [output],
+            opts,
+            lambda: reduction.finish(output, target),
+            keep=(source, target),
+            collective=collective,
+            nbytes=source.nbytes,
+        )
 
     # One to all, and all to one.
 
-    def broadcast(self, tensors: list[Tensor], opts: Any) -> MPIWork:
+    def broadcast(self, tensors: list[Tensor], opts: Any) -> Any:
         tensor, root = tensors[0], opts.rootRank
-        sends = self.comm.rank == root
-        record = self._begin("broadcast", tensor, tensor.nbytes if sends else 0)
+        sends = self.me == root
+        call = self._begin("broadcast", tensor, tensor.nbytes if sends else 0, root)
         staged = on_host(tensor) if sends else room_for(tensor)
+        collective = self._rooted("broadcast", staged.nbytes, torch.uint8, 0, root)
         request = self.comm.Ibcast(raw(staged), root)
         finish = None if sends or staged is tensor else lambda: put_back(tensor, staged)
-        return MPIWork(self, record, [request], tensors, finish, staged)
+        return self._work(call, [request], tensors, opts, finish, keep=staged, collective=collective, nbytes=staged.nbytes)
 
-    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> MPIWork:
-        output, parts = outputs[0], inputs[0] if inputs else []
-        record = self._begin("scatter", output, sum(part.nbytes for part in parts))
-        target, source = room_for(output), flat(parts) if parts else None
-        send = raw_parts(source, [part.nbytes for part in parts]) if source is not None else None
-        request = self.comm.Iscatterv(send, raw(target), opts.rootRank)
-        return MPIWork(self, record, [request], outputs, lambda: put_back(output, target), (source, target))
+    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> Any:
+        output, root = outputs[0], opts.rootRank
+        sources = [on_host(part) for part in inputs[0]] if self.me == root else [None] * self.size_
+        call = self._begin("scatter", output, sum(part.nbytes for part in sources if part is not None), root)
+        target = room_for(output)
+        targets = [target if rank == root else None for rank in range(self.size_)]
+        return self._exchange(call, sources, targets, outputs, opts, lambda: put_back(output, target))
 
-    def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> MPIWork:
-        source, parts = on_host(inputs[0]), outputs[0] if outputs else []
-        record = self._begin("gather", inputs[0])
-        target = empty_for(parts) if parts else None
-        receive = raw_parts(target, [part.nbytes for part in parts]) if target is not None else None
-        request = self.comm.Igatherv(raw(source), receive, opts.rootRank)
-        return MPIWork(self, record, [request], outputs, lambda: split(target, parts), (source, target))
+    def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> Any:
+        source, root = on_host(inputs[0]), opts.rootRank
+        call = self._begin("gather", inputs[0], inputs[0].nbytes, root)
+        parts = outputs[0] if self.me == root else []
+        targets = [room_for(part) for part in parts] or [None] * self.size_
+        sources = [source if rank == root else None for rank in range(self.size_)]
+        return self._exchange(call, sources, targets, outputs, opts, lambda: put_all_back(parts, targets))
 
     # All to all.
 
-    def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> MPIWork:
-        record = self._begin("all_gather", input)
-        source, target = on_host(input), room_for(output)
-        if source is input and overlap(source, target):
-            source = source.clone()
+    def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> Any:
+        call = self._begin("all_gather", input, input.nbytes)
+        target = room_for(output)
+        source = apart(on_host(input), target)
+        collective = self._collective("all_gather_equal", [source.nbytes] * self.size_)
         request = self.comm.Iallgather(raw(source), raw(target))
         finish = None if target is output else lambda: put_back(output, target)
-        return MPIWork(self, record, [request], [output], finish, (source, target))
+        return self._work(
+            call,
+            [request],
+            [output],
+            opts,
+            finish,
+            keep=(source, target),
+            collective=collective,
+            nbytes=target.nbytes,
+        )
 
     _allgather_base = all_gather_single
 
-    def all_gather_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> MPIWork:
-        return self._combine([self.all_gather_single(*pair) for pair in zip(outputs, inputs, strict=True)])
+    def all_gather_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> Any:
+        return self._together([self.all_gather_single(*pair, opts) for pair in zip(outputs, inputs, strict=True)])
 
     allgather_into_tensor_coalesced = all_gather_single_coalesced
 
-    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> MPIWork:
-        return self._combine([self._allgather(*pair) for pair in zip(outputs, inputs, strict=True)])
+    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> Any:
+        return self._together([self._all_gather(*pair, opts) for pair in zip(outputs, inputs, strict=True)])
 
     allgather_coalesced = allgather
 
-    def _allgather(self, parts: list[Tensor], input: Tensor) -> MPIWork:
-        record = self._begin("all_gather", input)
+    def _all_gather(self, parts: list[Tensor], input: Tensor, opts: Any) -> Any:
+        call = self._begin("all_gather", input, input.nbytes)
         source, target = on_host(input), empty_for(parts)
-        request = self.comm.Iallgatherv(raw(source), raw_parts(target, [part.nbytes for part in parts]))
-        return MPIWork(self, record, [request], [parts], lambda: split(target, parts), (source, target))
+        counts = [part.nbytes for part in parts]
+        collective = self._collective("all_gather", counts)
+        request = self.comm.Iallgatherv(raw(source), raw_parts(target, counts))
+        return self._work(
+            call,
+            [request],
+            [parts],
+            opts,
+            lambda: split(target, parts),
+            keep=(source, target),
+            collective=collective,
+            nbytes=target.nbytes,
+        )
 
     def all_to_all_single(
         self,
@@ -217,58 +333,79 @@ class MPIGroup(dist.ProcessGroup):  # type: ignore[misc]
         output_split_sizes: list[int],
         input_split_sizes: list[int],
         opts: Any = None,
-    ) -> MPIWork:
-        record = self._begin("all_to_all", input)
-        source, target = on_host(input), room_for(output)
-        if source is input and overlap(source, target):
-            source = source.clone()
-        request = self.comm.Ialltoallv(
-            raw_parts(source, self._row_bytes(input, input_split_sizes)),
-            raw_parts(target, self._row_bytes(output, output_split_sizes)),
-        )
-        return MPIWork(self, record, [request], [output], lambda: put_back(output, target), (source, target))
+    ) -> Any:
+        call = self._begin("all_to_all", input, input.nbytes)
+        target = room_for(output)
+        source = apart(on_host(input), target)
+        sources, targets = self._rows(source, input_split_sizes), self._rows(target, output_split_sizes)
+        return self._exchange(call, sources, targets, [output], opts, lambda: put_back(output, target))
 
     alltoall_base = all_to_all_single
 
-    def _row_bytes(self, tensor: Tensor, split_sizes: list[int]) -> list[int]:
-        """Bytes for each rank: `split_sizes` rows, or equal parts."""
-        if not split_sizes:
-            return [tensor.nbytes // self._size] * self._size
-        row = tensor.nbytes // tensor.shape[0] if tensor.shape[0] else 0
-        return [rows * row for rows in split_sizes]
+    def _rows(self, tensor: Tensor, split_sizes: list[int]) -> list[Tensor]:
+        """The part of a contiguous tensor for each rank: so many rows, or equal parts."""
+        if split_sizes:
+            return list(tensor.split(split_sizes))
+        return list(tensor.view(-1).split(max(1, tensor.numel() // self.size_))) if tensor.numel() else [tensor] * self.size_
 
-    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> MPIWork:
-        record = self._begin("all_to_all", inputs[0], sum(part.nbytes for part in inputs))
-        source, target = flat(inputs), empty_for(outputs)
-        request = self.comm.Ialltoallv(
-            raw_parts(source, [part.nbytes for part in inputs]), raw_parts(target, [part.nbytes for part in outputs])
+    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> Any:
+        call = self._begin("all_to_all", inputs[0], sum(part.nbytes for part in inputs))
+        targets = [room_for(part) for part in outputs]
+        sources = [on_host(part) for part in inputs]
+        return self._exchange(call, sources, targets, outputs, opts, lambda: put_all_back(outputs, targets))
+
+    def barrier(self, opts: Any = None) -> Any:
+        call = self._begin("barrier", NOTHING, 0)
+        collective = self._collective("barrier", [])
+        return self._work(call, [self.comm.Ibarrier()], [NOTHING], opts, collective=collective)
+
+    # Point to point. The tag 0 is kept for `_exchange`, torch's tags follow.
+
+    def _exchange(
+        self,
+        call: int,
+        sources: Sequence[Tensor | None],
+        targets: Sequence[Tensor | None],
+        outcome: list[Any],
+        opts: Any,
+        finish: Callable[[], None],
+    ) -> Any:
+        """Send each source to its rank, and receive each target from its rank."""
+        comm = self.comm
+        receives = [comm.Irecv(raw(part), rank, 0) for rank, part in enumerate(targets) if part is not None]
+        sends = [comm.Isend(raw(part), rank, 0) for rank, part in enumerate(sources) if part is not None]
+        nbytes = sum(part.nbytes for part in (*sources, *targets) if part is not None)
+        return self._work(
+            call,
+            receives + sends,
+            outcome,
+            opts,
+            finish,
+            keep=(sources, targets),
+            receives=receives,
+            nbytes=nbytes,
         )
-        return MPIWork(self, record, [request], outputs, lambda: split(target, outputs), (source, target))
-
-    def barrier(self, opts: Any = None) -> MPIWork:
-        return MPIWork(self, self._begin("barrier", NOTHING), [self.comm.Ibarrier()], [NOTHING])
-
-    # Point to point.
 
     def send(self, tensors: list[Tensor], dstRank: int, tag: int = 0) -> MPIWork:
-        record = self._begin("send", tensors[0])
+        call = self._begin("send", tensors[0], tensors[0].nbytes, dstRank)
         source = on_host(tensors[0])
-        return MPIWork(self, record, [self.comm.Isend(raw(source), dstRank, tag)], tensors, None, source)
+        request = self.comm.Isend(raw(source), dstRank, tag + 1)
+        return MPIWork(self, call, [request], tensors, keep=source, nbytes=source.nbytes)
 
     def recv(self, tensors: list[Tensor], srcRank: int, tag: int = 0) -> MPIWork:
         tensor = tensors[0]
-        record = self._begin("recv", tensor, 0)
+        call = self._begin("recv", tensor, 0, srcRank)
         target = room_for(tensor)
-        request = self.comm.Irecv(raw(target), srcRank, tag)
+        request = self.comm.Irecv(raw(target), srcRank, tag + 1)
         finish = None if target is tensor else lambda: put_back(tensor, target)
-        return MPIWork(self, record, [request], tensors, finish, target)
+        return MPIWork(self, call, [request], tensors, finish=finish, keep=target, receives=[request], nbytes=target.nbytes)
 
     def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> MPIWork:
         work = self.recv(tensors, MPI.ANY_SOURCE, tag)
-        request, status = work.requests[0], MPI.Status()
+        status = MPI.Status()
 
         def test() -> bool:
-            arrived = request.Test(status)
+            arrived = work.requests[0].Test(status)
             if arrived:
                 work.source = status.Get_source()
             return arrived
@@ -277,39 +414,10 @@ class MPIGroup(dist.ProcessGroup):  # type: ignore[misc]
         return work
 
 
-class Together(MPIWork):
-    """Several works as one."""
-
-    def __init__(self, group: MPIGroup, works: Sequence[MPIWork]) -> None:
-        self.works = works
-        super().__init__(group, works[-1].record, [], [tensor for work in works for tensor in work.outcome])
-        self.test = self._test_works
-
-    def _test_works(self) -> bool:
-        return all([work.poll() for work in self.works])
+def put_all_back(parts: Sequence[Tensor], targets: Sequence[Any]) -> None:
+    """`put_back` for each part; nothing for no parts."""
+    for part, target in zip(parts, targets, strict=False):
+        put_back(part, target)
 
 
-NOTHING = torch.empty(0)
-groups: set[MPIGroup] = set()  # whose communicators are not freed
-_SUM = ReduceOp(ReduceOp.SUM)
-
-
-def _op(opts: Any) -> ReduceOp:
-    return _SUM if opts is None else opts.reduceOp
-
-
-def flat(parts: Sequence[Tensor]) -> Tensor:
-    """The parts one after another, in new host memory."""
-    return torch.cat([part.detach().cpu().reshape(-1) for part in parts])
-
-
-def empty_for(parts: Sequence[Tensor]) -> Tensor:
-    """Host memory for the parts one after another."""
-    return torch.empty(sum(part.numel() for part in parts), dtype=parts[0].dtype)
-
-
-def split(target: Tensor | None, parts: Sequence[Tensor]) -> None:
-    """Copy what arrived in `target` to its parts."""
-    if target is not None:
-        for part, arrived in zip(parts, target.split([part.numel() for part in parts]), strict=True):
-            part.detach().copy_(arrived.view(part.shape))
+__all__ = ["MPIGroup", "Work"]

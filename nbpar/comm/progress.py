@@ -14,7 +14,7 @@ PAUSES = (20e-6, 200e-6)  # first and longest pause after that
 
 
 class Progress:
-    """Polls the works whose futures somebody waits for. The thread starts with the first and sleeps when there are none."""
+    """Polls the works whose futures somebody waits for. The thread starts with the first and sleeps without any."""
 
     def __init__(self) -> None:
         self._works: list[MPIWork] = []
@@ -53,6 +53,14 @@ class Progress:
                 time.sleep(pause)
                 pause = min(2 * pause, PAUSES[1])
         return None
+
+    def forget_all(self) -> None:
+        """Stop polling; waits for a poll in progress."""
+        with self._wake:
+            works, self._works = self._works, []
+        for work in works:
+            with work.lock:
+                pass
 
     def _forget(self, works: list[MPIWork]) -> None:
         with self._wake:

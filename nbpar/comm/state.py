@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import NbparError
@@ -11,16 +11,22 @@ from ..errors import NbparError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from .group import MPIGroup
+
 
 @dataclass(slots=True)
 class State:
-    """world: the communicator handed to `join`. control: a duplicate for set-up, apart from all user traffic.
+    """world: the communicator handed to `join`. control: a group over all of it, for set-up, apart from user traffic.
 
-    reason: why every wait must end, or None. crowded: this host has more ranks than cores for them.
+    groups: those whose communicators are not freed. stuck: those whose operations never end; kept, MPI has their buffers.
+    reason: why every wait must end, or None.
+    crowded: this host has more ranks than cores for them.
     """
 
-    world: MPI.Comm | None = None
-    control: MPI.Comm | None = None
+    world: MPI.Intracomm | None = None
+    control: MPIGroup | None = None
+    groups: list[MPIGroup] = field(default_factory=list)
+    stuck: list[MPIGroup] = field(default_factory=list)
     backend: str = "mpi"
     reason: str | None = None
     crowded: bool = False
@@ -29,18 +35,11 @@ class State:
 state = State()
 
 
-def joined() -> MPI.Comm:
+def joined() -> MPI.Intracomm:
     """The world's communicator. Raises NbparError before `join`."""
     if state.world is None:
         raise NbparError("this process is in no world; call nbpar.comm.join(MPI.COMM_WORLD) first")
     return state.world
-
-
-def control() -> MPI.Comm:
-    """The communicator for set-up. Raises NbparError before `join`."""
-    joined()
-    assert state.control is not None
-    return state.control
 
 
 def cores() -> int:

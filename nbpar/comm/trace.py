@@ -1,29 +1,47 @@
-"""What every call of a collective or point-to-point operation did: the one record that all pictures are read from."""
+"""What every call of a collective or point-to-point operation did: the one record that all pictures are read from.
+
+Written into arrays of fixed size, so that a call costs about a microsecond and nothing for the garbage collector.
+"""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from collections import Counter, deque
+from array import array
+from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-LIMIT = 1 << 16  # calls kept; older ones are only counted
+LIMIT = 1 << 16  # calls kept, a power of two
 DEPTH = 200  # frames looked at for the line of the cell
 
-# A record is a list, the cheapest thing to write: see `Trace.columns` for the fields' meaning.
-SEQUENCE, GROUP, OPERATION, SHAPE, DTYPE, BYTES, LINE, START, END = range(9)
-Record = list[Any]
+now = time.perf_counter  # CLOCK_MONOTONIC on Linux: agrees between the processes of one host
 
-now = time.perf_counter  # CLOCK_MONOTONIC: agrees between the processes of one host
+
+class Kind(NamedTuple):
+    """What calls have in common. nbytes: what this rank hands to the operation.
+
+    peer: the other rank of a point-to-point call, the root of a rooted one (both as ranks of the world), -1 for none.
+    """
+
+    group: str
+    operation: str
+    shape: tuple[int, ...]
+    dtype: Any
+    nbytes: int
+    peer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A cell's communication on this rank. bytes: handed to operations; seconds: with at least one call in progress."""
+    """A cell's communication on this rank, as far back as calls are kept.
+
+    calls: by operation. bytes: handed to operations. seconds: with at least one call in progress.
+    """
 
     calls: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
@@ -32,48 +50,71 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call, as people read it. seconds: since it started."""
+    """One unfinished call. sequence: as in `Trace.columns`. line: of the cell, 0 if unknown. seconds: since it started."""
 
     sequence: int
     group: str
     operation: str
     shape: tuple[int, ...]
     dtype: str
+    peer: int
     line: int
     seconds: float
 
 
 class Trace:
-    """Records of the current cell. Written by any thread, readable from any other."""
+    """The calls of the current cell. Written by any thread, readable from any other."""
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self._records: deque[Record] = deque(maxlen=limit)
-        self._sequences: Counter[str] = Counter()
+        self._mask = limit - 1
+        self._kind = array("i", bytes(4 * limit))
+        self._line = array("i", bytes(4 * limit))
+        self._sequence = array("q", bytes(8 * limit))
+        self._start = array("d", bytes(8 * limit))
+        self._end = array("d", bytes(8 * limit))
+        self._count = itertools.count()
+        self._first = self._next = 0  # the cell's calls are those from _first up to _next
+        self._kinds: dict[Any, int] = {}
+        self._sequences: dict[Any, int] = {}
         self._belongs: Callable[[str], bool] | None = None
         self._known: dict[str, bool] = {}
-        self.waiting: Record | None = None  # what the main thread waits in
+        self.members: dict[str, list[int]] = {}  # ranks of the world, by group
+        self.waiting: int | None = None  # the call that the main thread waits in
 
     def start(self, cell_filenames: Container[str] | Callable[[str], bool] = ()) -> None:
         """Begin a cell. cell_filenames: the code file names that are the user's cell, as a set or a predicate."""
-        self._records.clear()
-        self._sequences.clear()
-        self._known = {}
+        self._first = self._next = next(self._count) + 1
+        self._kinds, self._sequences, self._known = {}, {}, {}
         self.waiting = None
         if callable(cell_filenames):
             self._belongs = cell_filenames
         else:
             self._belongs = cell_filenames.__contains__ if cell_filenames else None
 
-    def begin(self, group: str, operation: str, shape: Any, dtype: Any, nbytes: int) -> Record:
-        """A new record, started now. nbytes: what this rank hands to the operation."""
-        sequence = self._sequences[group]
-        self._sequences[group] = sequence + 1
-        line = self._line() if self._belongs is not None else 0
-        record = [sequence, group, operation, shape, dtype, nbytes, line, now(), 0.0]
-        self._records.append(record)
-        return record
+    def begin(self, group: str, operation: str, tensor: Any, nbytes: int, peer: int = -1) -> int:
+        """Record that a call starts now; its number is for `end`. Arguments: see `Kind`."""
+        key = (group, operation, tensor.shape, tensor.dtype, nbytes, peer)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = len(self._kinds)
+        stream = (operation, group, peer) if operation in PAIRED else group
+        sequence = self._sequences.get(stream, 0)
+        self._sequences[stream] = sequence + 1
+        call = next(self._count)
+        place = call & self._mask
+        self._kind[place], self._sequence[place] = kind, sequence
+        self._line[place] = self._cell_line() if self._belongs is not None else 0
+        self._end[place] = 0.0
+        self._next = call + 1
+        self._start[place] = now()
+        return call
 
-    def _line(self) -> int:
+    def end(self, call: int) -> None:
+        """Record that a call ended now."""
+        if self._next - call <= self._mask:
+            self._end[call & self._mask] = now()
+
+    def _cell_line(self) -> int:
         """The line of the innermost frame that belongs to the cell; 0 if there is none."""
         known, frame = self._known, sys._getframe(2)
         for _ in range(DEPTH):
@@ -88,55 +129,74 @@ class Trace:
             frame = frame.f_back
         return 0
 
+    def _places(self) -> np.ndarray[Any, Any]:
+        """Where the calls still kept are, oldest first."""
+        end = self._next
+        return np.arange(max(self._first, end - self._mask - 1), end) & self._mask
+
+    def _taken(self, column: array[Any], places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.frombuffer(column, column.typecode)[places]
+
     def current(self) -> Call | None:
-        """What this rank waits in right now: the call waited for, else the oldest unfinished one."""
-        record = self.waiting
-        if record is None:
-            record = next((record for record in list(self._records) if not record[END]), None)
-        if record is None:
-            return None
+        """What this rank waits in right now: the call waited for, else the oldest unfinished one, else None."""
+        call = self.waiting
+        if call is None:
+            places = self._places()
+            unfinished = places[self._taken(self._end, places) == 0.0]
+            if not len(unfinished):
+                return None
+            call = int(unfinished[0])
+        place = call & self._mask
+        kind = Kind(*list(self._kinds)[self._kind[place]])
         return Call(
-            record[SEQUENCE],
-            record[GROUP],
-            record[OPERATION],
-            tuple(record[SHAPE]),
-            _name(record[DTYPE]),
-            record[LINE],
-            now() - record[START],
+            self._sequence[place],
+            kind.group,
+            kind.operation,
+            tuple(kind.shape),
+            _name(kind.dtype),
+            kind.peer,
+            self._line[place],
+            now() - self._start[place],
         )
 
     def summary(self) -> Summary:
-        """Calls by operation, bytes, and the seconds covered by calls (calls in progress together count once)."""
-        records = list(self._records)
-        seconds = covered = 0.0
-        for record in sorted(records, key=lambda record: record[START]):
-            end = record[END] or now()
-            seconds += max(0.0, end - max(covered, record[START]))
-            covered = max(covered, end)
-        calls = dict(Counter(record[OPERATION] for record in records))
-        return Summary(calls, sum(record[BYTES] for record in records), seconds)
+        """The cell's communication in three numbers; calls in progress at the same time count once."""
+        columns = self.columns()
+        calls = Counter(columns["operation_names"][place] for place in columns["operation"].tolist())
+        start, end = columns["start"], np.nan_to_num(columns["end"], nan=now())
+        covered = np.maximum.accumulate(np.concatenate([[0.0], end]))[:-1] if len(end) else end
+        seconds = float(np.maximum(end - np.maximum(start, covered), 0.0).sum())
+        return Summary(dict(calls), int(columns["bytes"].sum()), seconds)
 
     def columns(self) -> dict[str, Any]:
-        """The cell's records as columns, oldest first, ready to be sent.
+        """The cell's calls as columns, oldest first, ready to be sent; the newest 65536 if there were more.
 
-        sequence: int64, counted by group, so that equal (group, sequence) on two ranks is the same collective.
-        group, operation, shape, dtype: int32, an index into the list of strings under `<column>_names`.
-        bytes: int64, what this rank handed over. line: int32, in the user's cell, 0 if unknown.
+        group, operation, shape, dtype: int32, an index into the list of strings `<column>_names`.
+        sequence: int64. Collectives are counted by group: equal (group, sequence) on two ranks is the same collective.
+        Sends and receives are counted by group and peer: the k-th send to a rank is that rank's k-th receive from here.
+        bytes: int64, what this rank handed over. peer: int32, see `Kind`. line: int32, in the cell, 0 if unknown.
         start, end: float64 seconds on the host's monotonic clock; end is NaN while a call is unfinished.
+        members: the ranks of each group, a dict.
         """
-        records = list(self._records)
+        places = self._places()
+        kinds = [Kind(*key) for key in list(self._kinds)]
+        of_call = self._taken(self._kind, places)
         columns: dict[str, Any] = {}
-        for name, place in (("group", GROUP), ("operation", OPERATION), ("shape", SHAPE), ("dtype", DTYPE)):
-            columns[name], columns[f"{name}_names"] = _table([record[place] for record in records])
-        for name, place, kind in (
-            ("sequence", SEQUENCE, np.int64),
-            ("bytes", BYTES, np.int64),
-            ("line", LINE, np.int32),
-        ):
-            columns[name] = np.array([record[place] for record in records], kind)
-        columns["start"] = np.array([record[START] for record in records], np.float64)
-        columns["end"] = np.array([record[END] or np.nan for record in records], np.float64)
+        for name in ("group", "operation", "shape", "dtype"):
+            index, names = _table([_name(getattr(kind, name)) for kind in kinds])
+            columns[name], columns[f"{name}_names"] = index[of_call], names
+        columns["bytes"] = np.array([kind.nbytes for kind in kinds], np.int64)[of_call]
+        columns["peer"] = np.array([kind.peer for kind in kinds], np.int32)[of_call]
+        columns["sequence"] = self._taken(self._sequence, places)
+        columns["line"] = self._taken(self._line, places)
+        columns["start"] = self._taken(self._start, places)
+        ends = self._taken(self._end, places)
+        columns["end"] = np.where(ends == 0.0, np.nan, ends)
+        columns["members"] = {name: self.members[name] for name in columns["group_names"] if name in self.members}
         return columns
+
+
+PAIRED = frozenset({"send", "recv"})
 
 
 def _name(value: Any) -> str:
@@ -146,10 +206,11 @@ def _name(value: Any) -> str:
     return str(value).removeprefix("torch.")
 
 
-def _table(values: list[Any]) -> tuple[np.ndarray[Any, Any], list[str]]:
-    places: dict[Any, int] = {}
+def _table(values: list[str]) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Each value's place in the list of distinct values, and that list."""
+    places: dict[str, int] = {}
     column = np.array([places.setdefault(value, len(places)) for value in values], np.int32)
-    return column, [_name(value) for value in places]
+    return column, list(places)
 
 
 trace = Trace()

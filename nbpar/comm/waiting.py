@@ -13,9 +13,11 @@ from collections.abc import Callable
 from ..errors import PeerFailed
 from .state import state
 
-SPINS = 200  # polls before the clock is looked at: some 50 µs
-EAGER = 20e-3  # seconds of polling without a pause, plus the time a slow transfer needs
-SLOW = 0.5e9  # bytes per second of that slow transfer
+Ready = Callable[[], bool]
+
+SPINS, SPINS_IF_CROWDED = 200, 20  # polls before the clock is looked at: some 50 µs, and 5
+EAGER = 20e-3  # seconds of polling without a pause, beyond the time that a slow transfer needs
+SLOW = 0.5e9  # bytes per second of a slow transfer
 SWITCH_INTERVAL = 0.5e-3
 
 _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -32,17 +34,21 @@ def check() -> None:
         raise PeerFailed(state.reason)
 
 
-def wait_until(ready: Callable[[], bool], nbytes: int = 0, timeout: float = 0.0) -> None:
-    """Poll `ready` until it is true. nbytes: size of the transfer waited for, which sets how long to poll without pause.
+def soon(ready: Ready) -> bool:
+    """Whether `ready` becomes true within a few polls."""
+    for _ in range(SPINS_IF_CROWDED if state.crowded else SPINS):
+        if ready():
+            return True
+    return False
+
+
+def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
+    """Poll `ready` until it is true. nbytes: size of the transfer, which sets for how long to poll without a pause.
 
     timeout: seconds, 0 for none. Raises PeerFailed after `abort`, TimeoutError after `timeout`.
     """
-    if state.reason is None:
-        for _ in range(20 if state.crowded else SPINS):
-            if ready():
-                return
     began = time.perf_counter()
-    eager = (0.0 if state.crowded else EAGER) + nbytes / SLOW
+    eager = nbytes / SLOW + (0.0 if state.crowded else EAGER)
     while True:
         check()
         if ready():
@@ -53,11 +59,11 @@ def wait_until(ready: Callable[[], bool], nbytes: int = 0, timeout: float = 0.0)
         if state.crowded:
             _yield()
         if waited > eager:
-            rest(ready, waited)
+            _rest(ready, waited)
 
 
-def rest(ready: Callable[[], bool], waited: float) -> None:
-    """One pause, longer the longer the wait has been, after as much polling: progress needs the polls."""
+def _rest(ready: Ready, waited: float) -> None:
+    """One pause, longer the longer the wait has been, after as much polling: without polls nothing moves."""
     pause = min(waited / 100, 1e-3 if state.crowded else 0.2e-3)
     end = time.perf_counter() + pause
     while time.perf_counter() < end:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,51 +12,55 @@ from mpi4py import MPI
 from torch.futures import Future
 
 from ..errors import PeerFailed
-from .trace import BYTES, END, Record, now, trace
-from .waiting import SLOW, wait_until
+from .trace import trace
+from .waiting import SLOW, soon, wait_until
 
 if TYPE_CHECKING:
+    from .drain import Collective
     from .group import MPIGroup
 
-Requests = list[MPI.Request]
-test_all: Callable[[Requests], bool] = MPI.Request.Testall
+Work: Any = dist.distributed_c10d.Work
+PROMPT = 100e-6  # seconds beyond a transfer's own time before its future is left to the progress thread
 
 
-class MPIWork(dist.Work):  # type: ignore[misc,name-defined]
-    """keep: buffers that MPI reads or writes until the requests are done. finish: brings what arrived to the result."""
+class MPIWork(Work):
+    """call: its number in the trace. keep: the buffers of the requests. finish: brings what arrived to the result.
+    collective, receives: how to bring it to an end if it is given up, see `drain`.
+
+    The group holds the work until MPI is done with the buffers, whoever else forgets it.
+    """
 
     def __init__(
         self,
         group: MPIGroup,
-        record: Record,
-        requests: Requests,
-        result: list[Any],
+        call: int,
+        requests: Sequence[MPI.Request],
+        outcome: list[Any],
+        *,
         finish: Callable[[], None] | None = None,
         keep: Any = None,
+        nbytes: int = 0,
+        collective: Collective | None = None,
+        receives: Sequence[MPI.Request] = (),
     ) -> None:
         super().__init__()
-        self.group, self.record, self.requests = group, record, requests
-        self.outcome, self.finish, self.keep = result, finish, keep
+        self.group, self.call, self.requests = group, call, requests
+        self.outcome, self.finish, self.keep, self.nbytes = outcome, finish, keep, nbytes
+        self.collective, self.receives = collective, receives
         self.done = False
         self.source = -1
-        self.failure: BaseException | None = None
+        self.failure: PeerFailed | None = None
         self.future: Future[Any] | None = None
-        self.lock: threading.Lock | None = None  # there is one once two threads may test the requests
-        self.test: Callable[[], bool] = self.requests[0].Test if len(requests) == 1 else self._test_all
-        group.live.add(self)
+        self.lock = threading.Lock()  # a request may be tested by one thread at a time
+        self.test: Callable[[], bool] = requests[0].Test if len(requests) == 1 else self._test_all
+        group.hold(self)
 
     def _test_all(self) -> bool:
-        return test_all(self.requests)
+        return MPI.Request.Testall(list(self.requests))
 
     def poll(self) -> bool:
         """Whether the operation is done; brings it to its end if MPI says so."""
-        if self.done:
-            return True
-        if self.lock is None:
-            if self.test():
-                self._complete()
-            return self.done
-        if self.lock.acquire(blocking=False):
+        if not self.done and self.lock.acquire(blocking=False):
             try:
                 if not self.done and self.test():
                     self._complete()
@@ -67,7 +71,7 @@ class MPIWork(dist.Work):  # type: ignore[misc,name-defined]
     def _complete(self) -> None:
         if self.finish is not None:
             self.finish()
-        self.record[END] = now()
+        trace.end(self.call)
         self.done = True
         self.finish = self.keep = None
         self.group.live.discard(self)
@@ -75,7 +79,7 @@ class MPIWork(dist.Work):  # type: ignore[misc,name-defined]
             self.future.set_result(self.outcome)
 
     def fail(self, failure: PeerFailed) -> None:
-        """Give up on the operation: its future raises. The group keeps the requests and buffers until they are drained."""
+        """Let the future raise. The operation itself goes on until the group is drained."""
         self.failure = failure
         if self.future is not None and not self.future.done():
             self.future._set_unwrap_func(_raise_failure)
@@ -83,9 +87,12 @@ class MPIWork(dist.Work):  # type: ignore[misc,name-defined]
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Until the operation is done. Raises PeerFailed after `abort`, TimeoutError after `timeout`."""
-        if not self.done:
-            trace.waiting = self.record
-            wait_until(self.poll, self.record[BYTES], timeout.total_seconds() if timeout else 0.0)
+        if self.done or soon(self.poll):
+            return True
+        trace.waiting = self.call
+        try:
+            wait_until(self.poll, self.nbytes, timeout.total_seconds() if timeout else 0.0)
+        finally:
             trace.waiting = None
         return True
 
@@ -110,28 +117,65 @@ class MPIWork(dist.Work):  # type: ignore[misc,name-defined]
     _source_rank = source_rank
 
     def get_future(self) -> Future[Any]:
-        """A future that completes by itself: at once if the operation takes no longer than a prompt transfer."""
+        """A future that completes by itself. An operation that all ranks have started is done when this returns."""
         if self.future is None:
             try:
-                wait_until(self.poll, timeout=PROMPT + self.record[BYTES] / SLOW)
+                wait_until(self.poll, timeout=PROMPT + self.nbytes / SLOW)
             except TimeoutError:
                 pass
-            self.future = Future()
-            if self.done:
-                self.future.set_result(self.outcome)
-            else:
+            with self.lock:
+                self.future = Future()
+                if self.done:
+                    self.future.set_result(self.outcome)
+            if not self.done:
                 from .progress import progress
 
-                self.lock = threading.Lock()
                 progress.watch(self)
         return self.future
 
 
-PROMPT = 100e-6  # seconds beyond the transfer's own time before a future is handed to the progress thread
+class Together(MPIWork):
+    """Several works as one."""
+
+    def __init__(self, group: MPIGroup, works: Sequence[MPIWork]) -> None:
+        self.works = works
+        nbytes = sum(work.nbytes for work in works)
+        super().__init__(group, works[-1].call, [], [part for work in works for part in work.outcome], nbytes=nbytes)
+        self.test = self._test_works
+
+    def _test_works(self) -> bool:
+        done = [work.poll() for work in self.works]
+        return all(done)
+
+
+class Done(Work):
+    """The work of an operation that was over before anyone could ask."""
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        return True
+
+    is_completed = is_success = wait
+
+    def exception(self) -> None:
+        return None
+
+    def synchronize(self) -> None:
+        return None
+
+    def result(self) -> list[Any]:
+        return []
+
+    def get_future(self) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result([])
+        return future
+
+
+DONE = Done()
 
 
 class _Failure:
-    """A failed future's value. C++ waiters look for tensors in a value by pickling it: that, too, raises the failure."""
+    """A failed future's value. C++ waiters look for tensors in a value by pickling it: that, too, raises."""
 
     def __init__(self, failure: PeerFailed) -> None:
         self.failure = failure
