@@ -26,7 +26,7 @@ def raise_failure(
 ) -> NoReturn:
     """Raises what the notebook should see. kept: whether the cell's results so far are in the notebook."""
     if interrupts:
-        raise KeyboardInterrupt("" if kept else "the notebook's variables are as they were before the cell")
+        raise interrupted(failures, kept)
     shared = shared_failure(failures, len(replies))
     if shared:
         raise original(shared)
@@ -35,6 +35,16 @@ def raise_failure(
     error = CellError(text, {rank: failure.traceback for rank, failure in failures.items()})
     error._render_traceback_ = text.splitlines  # type: ignore[method-assign]
     raise error from original(next(iter(roots.values())))
+
+
+def interrupted(failures: Mapping[int, Failure], kept: bool) -> KeyboardInterrupt:
+    """The interrupt, shown with the place where it met the first rank."""
+    error = KeyboardInterrupt()
+    lines = next((failure.traceback for failure in failures.values() if failure.interrupted), ["KeyboardInterrupt"])
+    if not kept:
+        lines = [*lines, "The notebook's variables are as they were before the cell."]
+    error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+    return error
 
 
 def original(failure: Failure) -> BaseException:

@@ -11,17 +11,14 @@ closing    one line: ranks, time, where it went
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbpar import cell as cells
 from nbpar.display import closing, show
-from nbpar.display.stream import Fold
+from nbpar.exchange import TICK, Exchange, Interrupts
 from nbpar.failure import raise_failure, shared_failure
 from nbpar.values import RankRef
 from nbpar.values.random_state import RandomStates
@@ -31,8 +28,6 @@ from nbpar.ranks.task import Reply, Task
 if TYPE_CHECKING:
     from nbpar.ranks.world import World
 
-TICK = 0.05  # seconds between two looks at output that waits and at interrupts
-PATIENCE = 5.0  # seconds after an interrupt until a rank that does not answer is given up
 LOCKSTEP = frozenset({"data", "model", "tensor", "hybrid"})
 
 
@@ -71,16 +66,24 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
     """
     begin = time.perf_counter()
     cell = make_cell(world, code, mode, options)
+    revive(world)
     with Interrupts() as interrupts:
         packed = send_tasks(world, cell)
-        replies = exchange(world, cell, interrupts)
-        merged = settle(world, cell, replies, interrupts)
+        replies, frames = Exchange(world, cell, interrupts).run()
+        merged = settle(world, cell, replies, frames, interrupts)
     record = Record(cell, replies, time.perf_counter() - begin, packed.bytes, merged.bytes)
     if not cell.quiet:
         for line in dict.fromkeys([*packed.notes, *merged.notes, *replies[cell.ranks[0]].lines]):
             show.note(line)
         show.closing(closing.line(record))
     return result(merged.result, replies)
+
+
+def revive(world: World) -> None:
+    """Ranks that died since the last cell are replaced: what counts is in the notebook."""
+    if world.running and (death := world.check()):
+        show.note(str(death))
+    world.start()
 
 
 def result(value: Any, replies: Mapping[int, Reply]) -> Any:
@@ -133,110 +136,19 @@ def numbered(code: str) -> str:
     return code if code.lstrip().startswith("%%") else "\n" + code
 
 
-# ---- while they run -------------------------------------------------------------------------------------------------------
-
-
-class Interrupts:
-    """Counts SIGINTs instead of raising, so that no step of a cell is left half done. Only the main thread gets any."""
-
-    count = 0
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._old = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.count += 1
-        if self.count > 2:
-            raise KeyboardInterrupt
-
-    def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._old)
-
-
-def exchange(world: World, cell: Cell, interrupts: Interrupts) -> dict[int, Reply]:
-    """Shows output as it comes until every rank has replied. One rank's failure ends the waiting of the others."""
-    replies: dict[int, Reply] = {}
-    frames: dict[int, Any] = {}
-    seen = dict.fromkeys(cell.ranks, 0)
-    heard, deadline = 0, float("inf")
-    with output(world, cell) as fold:
-        while any(rank not in replies or world.produced[rank] < replies[rank].produced for rank in cell.ranks):
-            for message in world.events(TICK):
-                if message.kind == "output":
-                    world.produced[message.rank] += sum(len(v) if isinstance(v, str) else 1 for _, v in message.header)
-                    remember_last_line(world, message)
-                    if message.rank in seen:
-                        fold.feed(message.rank, message.header, time.monotonic())
-                elif message.kind == "reply":
-                    replies[message.rank], frames[message.rank] = message.header, message.frames
-                    if message.header.failure:
-                        end_waiting(world, cell, message.rank, replies)
-            fold.flush(time.monotonic())
-            show.flush()
-            if interrupts.count > heard:
-                heard = interrupts.count
-                deadline = min(deadline, time.monotonic() + PATIENCE)
-                for rank in cell.ranks:
-                    if rank not in replies:
-                        world.interrupt(rank)
-            if time.monotonic() > deadline:
-                give_up(world, sorted(set(cell.ranks) - set(replies)))
-    world.frames = frames
-    return {rank: replies[rank] for rank in cell.ranks}
-
-
-@contextmanager
-def output(world: World, cell: Cell) -> Iterator[Fold]:
-    """The ranks' output as one stream; what is left of it is shown however the cell ends."""
-    fold = Fold(cell.ranks, show.emit, lockstep=cell.lockstep)
-    try:
-        yield fold
-    finally:
-        fold.close()
-        show.flush()
-
-
-def remember_last_line(world: World, message: Message) -> None:
-    for name, value in message.header:
-        if name in ("stdout", "stderr") and (lines := value.strip().splitlines()):
-            world.last_lines[message.rank] = lines[-1][-200:]
-
-
-def end_waiting(world: World, cell: Cell, failed: int, replies: Mapping[int, Reply]) -> None:
-    """A rank failed: the others must not wait for it. In lockstep they would only compute what nobody will use."""
-    failure = replies[failed].failure
-    assert failure
-    where = f", line {failure.line}" if failure.line else ""
-    for rank in cell.ranks:
-        if rank not in replies:
-            world.abort(rank, f"rank {failed} ended in {failure.kind}{where}")
-
-
-def give_up(world: World, silent: list[int]) -> None:
-    """Ranks that do not answer an interrupt sit in a C call that does not look up. Fresh ones are at hand."""
-    world.stop()
-    raise KeyboardInterrupt(
-        f"ranks {silent} did not stop within {PATIENCE:.0f} s and were ended. "
-        "All variables are in the notebook; the next %%parallel cell starts new ranks."
-    )
-
-
 # ---- afterwards -----------------------------------------------------------------------------------------------------------
 
 
-def settle(world: World, cell: Cell, replies: Mapping[int, Reply], interrupts: Interrupts) -> Any:
+def settle(world: World, cell: Cell, replies: Mapping[int, Reply], frames: Mapping[int, Any], interrupts: Interrupts) -> Any:
     """Merges what the cell did if all ranks ended alike; else leaves the notebook as it was. Raises what is to be raised."""
-    frames = [list(world.frames.pop(rank)) for rank in cell.ranks]
+    values = [list(frames[rank]) for rank in cell.ranks]
     failures = {rank: reply.failure for rank, reply in replies.items() if reply.failure}
-    alike = not failures or (shared_failure(failures, len(replies)) is not None and world.values.agree(frames))
+    alike = not failures or (shared_failure(failures, len(replies)) is not None and world.values.agree(values))
     if not alike:
         world.values.forget()
         raise_failure(world, failures, replies, interrupts.count, kept=False)
     merged = world.values.merge(
-        frames, lambda request: ask(world, cell.ranks, request), out=cell.out, keep=cell.keep, ranks=list(cell.ranks)
+        values, lambda request: ask(world, cell.ranks, request), out=cell.out, keep=cell.keep, ranks=list(cell.ranks)
     )
     if cell.lockstep:
         RandomStates().restore(replies[cell.ranks[0]].states)

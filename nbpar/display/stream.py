@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-HOLD = 0.08  # seconds
+HOLD = 0.1  # seconds
 UNFINISHED = 0.3  # seconds until a line without an end is shown as it is
 AHEAD = 64  # pieces looked at to find where ranks meet again
 LINE = re.compile(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+")
@@ -70,6 +70,7 @@ class Fold:
         self._shown: dict[int, deque[Piece]] = {rank: deque() for rank in self._queues}  # unmarked, still to come from this rank
         self._returned: dict[int, set[str]] = {rank: set() for rank in self._queues}  # streams whose cursor is at a line's start
         self._emit, self._lockstep = emit, lockstep and len(self._queues) > 1
+        self._fresh = False
         self._open: tuple[int, ...] = ()  # whose unfinished line the cursor is on
 
     def feed(self, rank: int, items: Iterable[tuple[str, Any]], now: float) -> None:
@@ -94,12 +95,14 @@ class Fold:
         elif text.endswith("\n"):
             returned.discard(name)
 
-    def flush(self, now: float) -> None:
-        """Shows all that can be shown by now."""
+    def flush(self, now: float) -> bool:
+        """Shows all that can be shown by now; whether there was anything since the last time."""
         self._meet()
         while late := [rank for rank, queue in self._queues.items() if queue and self._late(queue[0], now)]:
             self._advance(late)
             self._meet()
+        fresh, self._fresh = self._fresh, False
+        return fresh
 
     def _late(self, piece: Piece, now: float) -> bool:
         return now - piece.at >= (HOLD if piece.ended else UNFINISHED)
@@ -192,6 +195,7 @@ class Fold:
                 shown.popleft()
 
     def _show(self, piece: Piece, ranks: tuple[int, ...]) -> None:
+        self._fresh = True
         name, value = piece.name, piece.value
         everybody = len(ranks) == len(self._queues)
         if piece.text:

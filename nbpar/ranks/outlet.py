@@ -27,6 +27,7 @@ class Outlet:
         self.produced = 0
         self._items: list[Item] = []
         self._waiting = 0
+        self._midline = False
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._pipes: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
@@ -43,12 +44,13 @@ class Outlet:
         os.close(writer)
         self._pipes[reader] = (stream, codecs.getincrementaldecoder("utf-8")("replace"))
 
-    def put(self, name: str, value: Any, *, wait: bool = True) -> None:
+    def put(self, name: str, value: Any) -> None:
         with self._lock:
-            if name in ("stdout", "stderr"):
+            if not self._midline:  # once a line is enough, and a line is many small writes
                 self.drain()
+            self._midline = isinstance(value, str) and not value.endswith("\n")
             self._append(name, value)
-            while wait and self._waiting > LIMIT and not self._room.wait(0.2):
+            while self._waiting > LIMIT and not self._room.wait(0.2):
                 pass
 
     def drain(self) -> None:

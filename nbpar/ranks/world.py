@@ -49,7 +49,6 @@ class World:
         self.facts: list[dict[str, Any]] = []
         self.last_lines: dict[int, str] = {}
         self.produced: dict[int, int] = {}  # output received, by rank
-        self.frames: dict[int, Any] = {}  # values of the last replies, until they are merged
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
         self.cell = 0
         self.hurt = False
@@ -227,11 +226,19 @@ class World:
                 self.send(rank, Message("renew"))
             self.hurt = False
 
+    def note_output(self, message: Message) -> None:
+        """Counts a rank's output and remembers its last line, in case the rank dies."""
+        for name, value in message.header:
+            self.produced[message.rank] += len(value) if isinstance(value, str) else 1
+            if name in ("stdout", "stderr") and (line := value.rstrip()[-200:].rpartition("\n")[2].strip()):
+                self.last_lines[message.rank] = line
+
     def check(self) -> RankDied | None:
         """What happened to the ranks while no cell ran: None, or a death, after which the world is stopped."""
         try:
-            for _ in self.events(0):
-                pass
+            for message in self.events(0):
+                if message.kind == "output":
+                    self.note_output(message)
         except RankDied as death:
             return death
         return None

@@ -1,0 +1,128 @@
+"""While a cell runs: output and replies come in, one rank's failure ends the waiting of the others, interrupts go out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nbpar.display import show
+from nbpar.display.stream import Fold
+from nbpar.ranks.channel import Message
+from nbpar.ranks.task import Reply
+
+if TYPE_CHECKING:
+    from nbpar.ranks.world import World
+    from nbpar.run import Cell
+
+TICK = 0.05  # seconds between two looks at output that waits and at interrupts
+PATIENCE = 5.0  # seconds after an interrupt until ranks that do not answer are given up
+USELESS = 0.5  # seconds that lockstep ranks may go on when one of them has failed
+
+
+class Interrupts:
+    """Counts SIGINTs instead of raising, so that no step of a cell is left half done. Only the main thread gets any."""
+
+    count = 0
+
+    def __enter__(self) -> Interrupts:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._old = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, _number: int, _frame: Any) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._old)
+
+
+class Exchange:
+    """From the tasks' sending to the last reply. replies, frames: what each rank answered, by rank."""
+
+    def __init__(self, world: World, cell: Cell, interrupts: Interrupts) -> None:
+        self.replies: dict[int, Reply] = {}
+        self.frames: dict[int, Any] = {}
+        self._world, self._cell, self._interrupts = world, cell, interrupts
+        self._heard = 0
+        self._failed_at = self._interrupted_at = float("inf")
+
+    def run(self) -> tuple[dict[int, Reply], dict[int, Any]]:
+        """Replies and frames in the order of the cell's ranks. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
+        with self._output() as fold:
+            while self._unfinished():
+                for message in self._world.events(TICK):
+                    self._take(message, fold)
+                if fold.flush(time.monotonic()):
+                    show.flush()
+                self._pass_interrupts_on()
+                self._end_useless_work()
+        return {rank: self.replies[rank] for rank in self._cell.ranks}, self.frames
+
+    @contextmanager
+    def _output(self) -> Iterator[Fold]:
+        """The ranks' output as one stream; what is left of it is shown however the cell ends."""
+        fold = Fold(self._cell.ranks, show.emit, lockstep=self._cell.lockstep)
+        try:
+            yield fold
+        finally:
+            fold.close()
+            if fold.flush(0):
+                show.flush()
+
+    def _unfinished(self) -> bool:
+        """Whether a reply is missing, or output that was written before it."""
+        produced, replies = self._world.produced, self.replies
+        return any(rank not in replies or produced[rank] < replies[rank].produced for rank in self._cell.ranks)
+
+    def _missing(self) -> list[int]:
+        return [rank for rank in self._cell.ranks if rank not in self.replies]
+
+    def _take(self, message: Message, fold: Fold) -> None:
+        if message.kind == "output":
+            self._world.note_output(message)
+            if message.rank in self._cell.ranks:
+                fold.feed(message.rank, message.header, time.monotonic())
+        elif message.kind == "reply":
+            self.replies[message.rank], self.frames[message.rank] = message.header, message.frames
+            if message.header.failure:
+                self._end_waiting(message.rank)
+
+    def _end_waiting(self, failed: int) -> None:
+        """A rank failed: the others must not wait for it."""
+        self._failed_at = min(self._failed_at, time.monotonic())
+        failure = self.replies[failed].failure
+        assert failure
+        where = f", line {failure.line}" if failure.line else ""
+        for rank in self._missing():
+            self._world.abort(rank, f"rank {failed} ended in {failure.kind}{where}")
+
+    def _pass_interrupts_on(self) -> None:
+        if self._interrupts.count > self._heard:
+            self._heard = self._interrupts.count
+            self._interrupted_at = min(self._interrupted_at, time.monotonic())
+            for rank in self._missing():
+                self._world.interrupt(rank)
+        if self._interrupts.count > 2 or time.monotonic() - self._interrupted_at > PATIENCE:
+            self._give_up()
+
+    def _end_useless_work(self) -> None:
+        """In lockstep nobody will use what the others compute after one has failed."""
+        if self._cell.lockstep and time.monotonic() - self._failed_at > USELESS:
+            self._failed_at = float("inf")
+            for rank in self._missing():
+                self._world.interrupt(rank)
+
+    def _give_up(self) -> None:
+        """Ranks that do not answer an interrupt sit in a C call that does not look up. Fresh ones are at hand."""
+        silent = self._missing()
+        self._world.stop()
+        raise KeyboardInterrupt(
+            f"ranks {silent} did not stop and were ended. All variables are in the notebook; "
+            "the next %%parallel cell starts new ranks."
+        )
