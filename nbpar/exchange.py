@@ -53,7 +53,7 @@ class Exchange:
         self._failed_at = self._interrupted_at = float("inf")
 
     def run(self) -> tuple[dict[int, Reply], dict[int, Any]]:
-        """Replies and frames in the order of the cell's ranks. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
+        """Replies and frames by rank. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
         with self._output() as fold:
             while self._unfinished():
                 for message in self._world.events(TICK):

@@ -20,10 +20,10 @@ from nbpar import cell as cells
 from nbpar.display import closing, show
 from nbpar.exchange import TICK, Exchange, Interrupts
 from nbpar.failure import raise_failure, shared_failure
-from nbpar.values import RankRef
-from nbpar.values.random_state import RandomStates
 from nbpar.ranks.channel import Message
 from nbpar.ranks.task import Reply, Task
+from nbpar.values import RankRef
+from nbpar.values.random_state import RandomStates
 
 if TYPE_CHECKING:
     from nbpar.ranks.world import World
@@ -110,7 +110,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
     """Packs what the cell reads and sends every rank its task."""
     world.cell += 1
     world.renew()
-    names = cells.names(cell.code)
+    names = read_names(cell.code)
     packed = world.values.pack(names.reads, cell=world.cell, everything=bool(names.dynamic))
     task = Task(
         number=world.cell,
@@ -129,6 +129,14 @@ def send_tasks(world: World, cell: Cell) -> Any:
     for rank in cell.ranks:
         world.send(rank, Message("task", task, [*packed.frames, *packed.extra.get(rank, [])]))
     return packed
+
+
+def read_names(code: str) -> cells.Names:
+    """What the cell reads. A cell that does not parse reads nothing: the ranks' IPython will say what is wrong with it."""
+    try:
+        return cells.names(code)
+    except SyntaxError:
+        return cells.Names(frozenset(), frozenset(), frozenset())
 
 
 def numbered(code: str) -> str:

@@ -87,9 +87,9 @@ class Rank:
         from mpi4py import MPI
 
         from nbpar import comm, parallel
+        from nbpar.ranks.shell import make_shell
         from nbpar.values import RankEnd
         from nbpar.values.random_state import RandomStates
-        from nbpar.ranks.shell import make_shell
 
         world = MPI.COMM_WORLD
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from nbpar.errors import LaunchError, OptionError, RankDied
-from nbpar.values import KernelEnd
 from nbpar.ranks import guard, launch, machine
 from nbpar.ranks.channel import ADDRESS, Hub, Message
+from nbpar.values import KernelEnd
 
 START_SECONDS = 120  # a cold disk can take long to import torch
 SETTLE = 0.25  # seconds in which the deaths that follow from the first one arrive
@@ -163,8 +163,8 @@ class World:
             if any(fact["size"] != self.size for fact in facts.values()):
                 library = next(iter(facts.values()))["mpi"]
                 raise LaunchError(
-                    f"{launcher.path} started {self.size} processes, but each believes that it is alone: the launcher does not "
-                    f"belong to the MPI library that mpi4py loads ({library}). Name the right one: `%parallel start --mpiexec PATH`."
+                    f"{launcher.path} started {self.size} processes, but each believes that it is alone: the launcher does "
+                    f"not belong to the MPI library that mpi4py loads ({library}). Type `%parallel start --mpiexec PATH`."
                 )
         return [facts[rank] for rank in range(self.size)]
 
@@ -181,7 +181,7 @@ class World:
         return self._log.read().decode(errors="replace").strip()[-2000:]
 
     def _tear_down(self) -> None:
-        """Ends all processes by their ids: the ranks by way of their guards, the launcher by its process group, which is our own."""
+        """Ends all processes by their ids: the ranks by way of their guards, the launcher by its process group, our own."""
         if self._launcher is not None:
             if self._launcher.poll() is None:
                 for rank in range(self.size):

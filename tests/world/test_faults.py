@@ -1,0 +1,180 @@
+"""Injected faults, real processes: how soon the notebook has control, what it says, and that the next cell works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.notebook import Notebook
+
+DIST = "%%parallel\nimport time, os, signal, torch, torch.distributed as dist\n"
+SUM = f"{DIST}x = torch.ones(2); dist.all_reduce(x); print(x.tolist())"
+
+
+@pytest.fixture
+def fresh() -> Iterator[Notebook]:
+    with Notebook() as notebook:
+        notebook.run("%parallel start -n 2")
+        yield notebook
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def family(pids: list[int]) -> list[int]:
+    """The ranks, their guards and what started those."""
+    found = list(pids)
+    for pid in pids:
+        while True:
+            with open(f"/proc/{pid}/stat") as stat:
+                pid = int(stat.read().rpartition(")")[2].split()[1])
+            with open(f"/proc/{pid}/cmdline") as line:
+                if "nbpar" not in line.read():
+                    break
+            found.append(pid)
+    return found
+
+
+def gone(pids: list[int], within: float) -> bool:
+    end = time.monotonic() + within
+    while any(map(alive, pids)):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def works(notebook: Notebook, pids: list[int] | None = None) -> None:
+    assert notebook.run(SUM).lines == ["[2.0, 2.0]"]
+    if pids is not None:
+        assert notebook.value("nbpar.world().pids") == pids, "on the same processes"
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "dist.all_reduce(torch.ones(3))",
+        "dist.barrier()",
+        "dist.recv(torch.ones(3), 1)",
+        "dist.all_gather_object([None, None], 'x')",
+        "m = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 3)); m(torch.ones(2, 3)).sum().backward()",
+    ],
+)
+def test_one_rank_raises_while_the_other_waits(notebook: Notebook, wait: str) -> None:
+    pids = notebook.value("nbpar.world().pids")
+    code = f"{DIST}if dist.get_rank() == 1:\n    time.sleep(0.5)\n    print('raised at', time.time())\n    raise ValueError('boom')\n{wait}"
+    cell = notebook.run(code, fails=True)
+    raised = float(cell.stdout.partition("raised at ")[2].split()[0])
+    assert time.time() - raised < 1.5 and cell.error == "CellError"
+    assert "### rank 1 of 2" in cell.traceback and "ValueError: boom" in cell.traceback
+    assert "rank 0 was waiting" in cell.traceback and "in line 7" in cell.traceback
+    works(notebook, pids)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "time.sleep(1000)",
+        "if dist.get_rank(): time.sleep(1000)\ndist.all_reduce(torch.ones(3))",
+        "if not dist.get_rank(): dist.recv(torch.ones(3), 1)\nwhile True: torch.ones(1000, 1000) @ torch.ones(1000, 1000)",
+    ],
+)
+def test_an_interrupt_ends_the_cell(notebook: Notebook, code: str) -> None:
+    pids = notebook.value("nbpar.world().pids")
+    message = notebook.send(f"{DIST}print('begun')\n{code}")
+    time.sleep(1)
+    at = time.monotonic()
+    notebook.interrupt()
+    cell = notebook.collect(message, 20)
+    assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 1.5
+    works(notebook, pids)
+
+
+def test_an_interrupt_between_cells_does_no_harm(notebook: Notebook) -> None:
+    for delay in (0.0, 0.002, 0.005, 0.01, 0.02) * 4:
+        message = notebook.send("%%parallel\nprint('ran')")
+        time.sleep(delay)
+        notebook.interrupt()
+        cell = notebook.collect(message, 20)
+        assert (cell.status == "ok" and cell.lines == ["ran"]) or cell.error == "KeyboardInterrupt"
+    works(notebook)
+
+
+@pytest.mark.parametrize(("act", "says"), [("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"), ("os._exit(3)", "exit code 3"),
+    ("import ctypes; ctypes.string_at(0)", "killed by SIGSEGV")])  # fmt: skip
+def test_a_rank_dies(notebook: Notebook, act: str, says: str) -> None:
+    notebook.run("kept = {'answer': 42}\nmodel = __import__('torch').nn.Linear(2, 2)")
+    code = f"{DIST}if dist.get_rank() == 1:\n    print('last words')\n    time.sleep(0.3)\n    print('died at', time.time())\n    time.sleep(0.05)\n    {act}\ndist.barrier()"
+    cell = notebook.run(code, fails=True)
+    died = float(cell.stdout.partition("died at ")[2].split()[0])
+    assert time.time() - died < 2 and cell.error == "RankDied"
+    assert "rank 1 (process" in cell.traceback and says in cell.traceback and "died at" in cell.traceback
+    assert len(cell.traceback.splitlines()) == 1
+    assert notebook.run("%%parallel\nprint(kept['answer'], sum(p.numel() for p in model.parameters()))").lines == ["42 6"]
+    works(notebook)
+
+
+def test_a_rank_dies_between_two_cells(notebook: Notebook) -> None:
+    works(notebook)
+    os.kill(notebook.value("nbpar.world().pids")[0], signal.SIGKILL)
+    time.sleep(1)
+    cell = notebook.run(SUM)
+    assert cell.lines == ["[2.0, 2.0]"] and "killed by SIGKILL" in cell.notes[0]
+
+
+@pytest.mark.parametrize(
+    "busy", ["", "while True: pass", "time.sleep(1000)", "if dist.get_rank(): dist.barrier()\nelse: time.sleep(1000)"]
+)
+def test_the_kernel_is_killed(fresh: Notebook, busy: str) -> None:
+    works(fresh)
+    pids = family(fresh.value("nbpar.world().pids"))
+    assert len(pids) >= 4
+    if busy:
+        fresh.send(DIST + busy)
+        time.sleep(0.7)
+    os.kill(fresh.manager.provisioner.pid, signal.SIGKILL)  # type: ignore[union-attr,attr-defined]
+    assert gone(pids, 5)
+
+
+def test_stop_unload_and_the_kernels_end_leave_nothing(fresh: Notebook) -> None:
+    pids = family(fresh.value("nbpar.world().pids"))
+    fresh.run("%parallel stop")
+    assert gone(pids, 0.5) and "no ranks" in fresh.run("%parallel status").stdout
+    works(fresh)
+    pids = family(fresh.value("nbpar.world().pids"))
+    fresh.run("%unload_ext nbpar")
+    assert gone(pids, 0.5)
+    fresh.run("%load_ext nbpar")
+    works(fresh)
+    pids = family(fresh.value("nbpar.world().pids"))
+    fresh.manager.shutdown_kernel(now=False)
+    assert gone(pids, 5)
+    fresh.manager.start_kernel()
+
+
+def test_two_notebooks_do_not_disturb_each_other(notebook: Notebook, fresh: Notebook) -> None:
+    works(notebook)
+    pids = notebook.value("nbpar.world().pids")
+    fresh.run(f"{DIST}os._exit(1)", fails=True)
+    fresh.run("%parallel stop")
+    works(notebook, pids)
+
+
+def test_restart_gives_fresh_processes_and_the_same_variables(notebook: Notebook) -> None:
+    works(notebook)
+    pids = notebook.value("nbpar.world().pids")
+    notebook.run("a = [1, 2]\nb = a")
+    notebook.run("%%parallel\na.append(3)")
+    notebook.run("%parallel restart")
+    assert not set(pids) & set(notebook.value("nbpar.world().pids"))
+    assert notebook.run("%%parallel\nprint(a, b is a)").lines == ["[1, 2, 3] True"]

@@ -1,0 +1,78 @@
+"""Starting ranks: which launcher, what is said when there is none, and sizes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from nbpar.errors import LaunchError
+from nbpar.ranks import launch
+from tests.notebook import Notebook
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_the_first_launcher_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = script(tmp_path / "named", "echo HYDRA build details")
+    monkeypatch.setenv("NBPAR_MPIEXEC", named)
+    assert launch.find().path == named and launch.find().kind == "hydra"
+    other = script(tmp_path / "other", "echo 'mpirun (Open MPI) 5.0'")
+    assert launch.find(other).kind == "openmpi"
+    monkeypatch.delenv("NBPAR_MPIEXEC")
+    assert launch.find().why.startswith("mpiexec in this Python environment")
+
+
+def test_inside_a_slurm_allocation_it_is_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(tmp_path / "srun", "true")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert launch.find().kind == "srun"
+
+
+def test_no_launcher_says_what_was_tried_and_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(LaunchError, match=r"(?s)Tried: .*this Python environment.*on PATH.*pip install mpich"):
+        launch.find()
+
+
+def test_broken_launchers_and_wrong_libraries_are_told(tmp_path: Path) -> None:
+    broken = script(tmp_path / "broken", 'test "$1" = --version && echo HYDRA && exit 0; echo "no ticket" >&2; exit 3')
+    alone = script(
+        tmp_path / "alone",
+        'test "$1" = --version && echo HYDRA && exit 0\nshift 4\nPMI_RANK=0 "$@" & PMI_RANK=1 "$@" & wait',
+    )
+    with Notebook() as notebook:
+        cell = notebook.run(f"%parallel start -n 2 --mpiexec {broken}", fails=True)
+        assert cell.error == "LaunchError" and "no ticket" in cell.traceback and "ended with 3" in cell.traceback
+        cell = notebook.run(f"%parallel start -n 2 --mpiexec {alone}", fails=True)
+        assert "each believes that it is alone" in cell.traceback
+        cell = notebook.run("%parallel start -n 2 --mpiexec /nowhere/mpiexec", fails=True)
+        assert cell.error == "LaunchError" and "Tried: --mpiexec /nowhere/mpiexec" in cell.traceback
+        assert "2 ranks" in notebook.run("%parallel start -n 2").stdout
+        assert notebook.run("%%parallel\nprint(nbpar.size())").lines == ["2"]
+
+
+def test_sizes_more_than_cores_and_a_new_size_keep_the_variables() -> None:
+    with Notebook() as notebook:
+        assert notebook.value("nbpar.world()") is None
+        notebook.run("x = 5")
+        cell = notebook.run("%%parallel -n 3\nx += 1\nprint(nbpar.size(), x)")
+        assert cell.lines == ["3 6"]
+        cell = notebook.run("%%parallel -n 1\nx += 1\nprint(nbpar.size(), x)")
+        assert cell.lines == ["1 7"] and "3 ranks are replaced by 1" in cell.stdout
+        assert "more ranks than cores" in notebook.run("%parallel start -n 5").stdout
+        assert notebook.run("%%parallel\nprint(nbpar.size(), x)").lines == ["5 7"]
+
+
+def test_gloo_works_too() -> None:
+    with Notebook() as notebook:
+        notebook.run("%parallel start -n 2 --backend gloo")
+        code = "%%parallel\nimport torch, torch.distributed as dist\nx = torch.ones(1)\ndist.all_reduce(x)\nprint(dist.get_backend(), x.item())"
+        assert notebook.run(code).lines == ["gloo 2.0"]
