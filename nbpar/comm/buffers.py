@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
-from torch.distributed import ReduceOp
 
+ReduceOp: Any = dist.ReduceOp
 Buffer = list[Any]
 from_address = MPI.memory.fromaddress
 
@@ -34,7 +35,7 @@ NUMBERS: dict[torch.dtype, MPI.Datatype] = {
 # MPI knows no half precision: such tensors are reduced in float32 and rounded once.
 WIDER: dict[torch.dtype, torch.dtype] = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
-OPS: dict[ReduceOp, MPI.Op] = {
+OPS: dict[Any, MPI.Op] = {
     ReduceOp(ReduceOp.SUM): MPI.SUM,
     ReduceOp(ReduceOp.AVG): MPI.SUM,
     ReduceOp(ReduceOp.PRODUCT): MPI.PROD,
@@ -49,7 +50,7 @@ MPI_OPS = {hash(op): mpi for op, mpi in OPS.items()}
 PLAIN = {hash(op): mpi for op, mpi in OPS.items() if op != ReduceOp.AVG}
 assert len(MPI_OPS) == len(OPS)
 # On truth values, stored as 0 and 1 in a byte, a sum is "any" and a product "all".
-TRUTH: dict[ReduceOp, MPI.Op] = {
+TRUTH: dict[Any, MPI.Op] = {
     ReduceOp(ReduceOp.SUM): MPI.MAX,
     ReduceOp(ReduceOp.MAX): MPI.MAX,
     ReduceOp(ReduceOp.BOR): MPI.MAX,
@@ -122,7 +123,7 @@ def split(target: Tensor, parts: Sequence[Tensor]) -> None:
 class Reduction:
     """How one reduction is brought to MPI: the datatype it is computed in, MPI's operation, what follows."""
 
-    def __init__(self, op: ReduceOp, dtype: torch.dtype, size: int) -> None:
+    def __init__(self, op: Any, dtype: torch.dtype, size: int) -> None:
         self.op = op
         self.factor = getattr(op, "factor", None) if op == ReduceOp.PREMUL_SUM else None
         self.divide_by = size if op == ReduceOp.AVG else 1

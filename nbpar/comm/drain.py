@@ -42,7 +42,7 @@ Uid = tuple[tuple[int, ...], int]
 
 def join_in(comm: MPI.Comm, missed: Collective) -> Started:
     """Take part in a collective with zeros."""
-    total, op = sum(missed.counts), MPI_OPS.get(missed.op)
+    total, op = sum(missed.counts), MPI_OPS.get(missed.op, MPI.SUM)
     here = torch.zeros(total, dtype=missed.dtype)
     mine = torch.zeros(missed.counts[comm.rank % len(missed.counts)] if missed.counts else 0, dtype=missed.dtype)
     match missed.name:

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
-from torch.distributed import ReduceOp
 
 from .buffers import (
     NUMBERS,
     PLAIN,
+    ReduceOp,
     Reduction,
     apart,
     empty_for,
@@ -34,7 +34,7 @@ from .drain import Collective, Uid
 from .state import state
 from .trace import trace
 from .waiting import check, soon
-from .work import DONE, MPIWork, Together, Work
+from .work import DONE, MPIWork, Together
 
 ProcessGroup: Any = dist.ProcessGroup
 IN_PLACE = MPI.IN_PLACE
@@ -263,19 +263,21 @@ class MPIGroup(ProcessGroup):
 
     def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> Any:
         output, root = outputs[0], opts.rootRank
-        sources = [on_host(part) for part in inputs[0]] if self.me == root else [None] * self.size_
+        sources: list[Tensor | None] = [None] * self.size_
+        if self.me == root:
+            sources = [on_host(part) for part in inputs[0]]
         call = self._begin("scatter", output, sum(part.nbytes for part in sources if part is not None), root)
         target = room_for(output)
         targets = [target if rank == root else None for rank in range(self.size_)]
-        return self._exchange(call, sources, targets, outputs, opts, lambda: put_back(output, target))
+        return self._exchange(call, sources, targets, outputs, opts=opts, finish=lambda: put_back(output, target))
 
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> Any:
         source, root = on_host(inputs[0]), opts.rootRank
         call = self._begin("gather", inputs[0], inputs[0].nbytes, root)
         parts = outputs[0] if self.me == root else []
-        targets = [room_for(part) for part in parts] or [None] * self.size_
+        targets: list[Tensor | None] = [room_for(part) for part in parts] or [None] * self.size_
         sources = [source if rank == root else None for rank in range(self.size_)]
-        return self._exchange(call, sources, targets, outputs, opts, lambda: put_all_back(parts, targets))
+        return self._exchange(call, sources, targets, outputs, opts=opts, finish=lambda: put_all_back(parts, targets))
 
     # All to all.
 
@@ -338,7 +340,7 @@ class MPIGroup(ProcessGroup):
         target = room_for(output)
         source = apart(on_host(input), target)
         sources, targets = self._rows(source, input_split_sizes), self._rows(target, output_split_sizes)
-        return self._exchange(call, sources, targets, [output], opts, lambda: put_back(output, target))
+        return self._exchange(call, sources, targets, [output], opts=opts, finish=lambda: put_back(output, target))
 
     alltoall_base = all_to_all_single
 
@@ -352,7 +354,7 @@ class MPIGroup(ProcessGroup):
         call = self._begin("all_to_all", inputs[0], sum(part.nbytes for part in inputs))
         targets = [room_for(part) for part in outputs]
         sources = [on_host(part) for part in inputs]
-        return self._exchange(call, sources, targets, outputs, opts, lambda: put_all_back(outputs, targets))
+        return self._exchange(call, sources, targets, outputs, opts=opts, finish=lambda: put_all_back(outputs, targets))
 
     def barrier(self, opts: Any = None) -> Any:
         call = self._begin("barrier", NOTHING, 0)
@@ -367,6 +369,7 @@ class MPIGroup(ProcessGroup):
         sources: Sequence[Tensor | None],
         targets: Sequence[Tensor | None],
         outcome: list[Any],
+        *,
         opts: Any,
         finish: Callable[[], None],
     ) -> Any:
@@ -418,6 +421,3 @@ def put_all_back(parts: Sequence[Tensor], targets: Sequence[Any]) -> None:
     """`put_back` for each part; nothing for no parts."""
     for part, target in zip(parts, targets, strict=False):
         put_back(part, target)
-
-
-__all__ = ["MPIGroup", "Work"]

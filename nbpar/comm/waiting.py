@@ -36,10 +36,7 @@ def check() -> None:
 
 def soon(ready: Ready) -> bool:
     """Whether `ready` becomes true within a few polls."""
-    for _ in range(SPINS_IF_CROWDED if state.crowded else SPINS):
-        if ready():
-            return True
-    return False
+    return any(ready() for _ in range(SPINS_IF_CROWDED if state.crowded else SPINS))
 
 
 def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 from mpi4py import MPI
 from torch.futures import Future
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .group import MPIGroup
 
 Work: Any = dist.distributed_c10d.Work
+Tensor: Any = torch.Tensor
 PROMPT = 100e-6  # seconds beyond a transfer's own time before its future is left to the progress thread
 
 
@@ -82,8 +84,8 @@ class MPIWork(Work):
         """Let the future raise. The operation itself goes on until the group is drained."""
         self.failure = failure
         if self.future is not None and not self.future.done():
-            self.future._set_unwrap_func(_raise_failure)
-            self.future.set_result(_Failure(failure))
+            self.future._set_unwrap_func(raise_failure)
+            self.future.set_result([Failure(failure)])
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Until the operation is done. Raises PeerFailed after `abort`, TimeoutError after `timeout`."""
@@ -174,16 +176,23 @@ class Done(Work):
 DONE = Done()
 
 
-class _Failure:
-    """A failed future's value. C++ waiters look for tensors in a value by pickling it: that, too, raises."""
+class Failure(Tensor):
+    """A failed future's value. Python's waiters raise it; C++ takes it for a tensor, and its first use there raises."""
 
-    def __init__(self, failure: PeerFailed) -> None:
-        self.failure = failure
+    failure: PeerFailed
 
-    def __reduce__(self) -> str:
-        raise self.failure
+    @staticmethod
+    def __new__(cls, failure: PeerFailed) -> Failure:
+        tensor: Failure = torch.Tensor._make_wrapper_subclass(cls, (0,))
+        tensor.failure = failure
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise next(arg.failure for arg in args if isinstance(arg, cls))
 
 
-def _raise_failure(value: Any) -> None:
-    if isinstance(value, _Failure):
-        raise value.failure
+def raise_failure(value: list[Any]) -> None:
+    for part in value:
+        if isinstance(part, Failure):
+            raise part.failure
