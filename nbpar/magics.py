@@ -33,7 +33,7 @@ class ParallelMagics(Magics):
         for rank in given.get("on", ()):
             if rank >= running.size:
                 raise OptionError(f"--on {rank}: the world has ranks 0 to {running.size - 1}.")
-        return running.run(cell, mode, **given)
+        return running.run(numbered(line, cell), mode, **given)
 
     @no_var_expand
     @line_magic("parallel")
@@ -80,6 +80,11 @@ def _resized(settings: Settings, size: int) -> Settings:
     from dataclasses import replace
 
     return replace(settings, size=size)
+
+
+def numbered(line: str, cell: str) -> str:
+    """The cell below its magic as a comment, so that tracebacks name the lines that the notebook shows."""
+    return cell if cell.lstrip().startswith("%%") else f"# %%parallel {line}\n{cell}"
 
 
 def describe(running: Any) -> str:

@@ -114,7 +114,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
     packed = world.values.pack(names.reads, cell=world.cell, everything=bool(names.dynamic))
     task = Task(
         number=world.cell,
-        code=numbered(cell.code),
+        code=cell.code,
         mode=cell.mode,
         options=cell.options,
         lockstep=cell.lockstep,
@@ -137,11 +137,6 @@ def read_names(code: str) -> cells.Names:
         return cells.names(code)
     except SyntaxError:
         return cells.Names(frozenset(), frozenset(), frozenset())
-
-
-def numbered(code: str) -> str:
-    """The magic's own line counts as line 1, so that tracebacks name the lines that the notebook shows."""
-    return code if code.lstrip().startswith("%%") else "\n" + code
 
 
 # ---- afterwards -----------------------------------------------------------------------------------------------------------

@@ -63,13 +63,14 @@ class Notebook:
 
     def __exit__(self, *_: object) -> None:
         self.client.stop_channels()
-        self.manager.shutdown_kernel(now=False)
+        if self.manager.is_alive():
+            self.manager.shutdown_kernel(now=False)
 
     def send(self, code: str) -> str:
         self._sent = time.perf_counter()
         return self.client.execute(code)
 
-    def collect(self, message: str, timeout: float = 120) -> Cell:
+    def collect(self, message: str, timeout: float = 120, *, reply: bool = True) -> Cell:
         """Outputs and reply of a cell that was sent."""
         cell, end = Cell(), time.monotonic() + timeout
         while True:
@@ -95,9 +96,10 @@ class Notebook:
             elif kind == "status" and content["execution_state"] == "idle":
                 break
         cell.seconds = time.perf_counter() - self._sent
-        while (reply := self.client.get_shell_msg(timeout=10))["parent_header"].get("msg_id") != message:
-            pass
-        cell.status = reply["content"]["status"]
+        while reply and not cell.status:
+            answer = self.client.get_shell_msg(timeout=10)
+            if answer["parent_header"].get("msg_id") == message:
+                cell.status = answer["content"]["status"]
         return cell
 
     def run(self, code: str, *, fails: bool = False, timeout: float = 120) -> Cell:

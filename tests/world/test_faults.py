@@ -31,16 +31,14 @@ def alive(pid: int) -> bool:
 
 
 def family(pids: list[int]) -> list[int]:
-    """The ranks, their guards and what started those."""
+    """The ranks and their guards."""
     found = list(pids)
     for pid in pids:
-        while True:
-            with open(f"/proc/{pid}/stat") as stat:
-                pid = int(stat.read().rpartition(")")[2].split()[1])
-            with open(f"/proc/{pid}/cmdline") as line:
-                if "nbpar" not in line.read():
-                    break
-            found.append(pid)
+        with open(f"/proc/{pid}/stat") as stat:
+            guard = int(stat.read().rpartition(")")[2].split()[1])
+        with open(f"/proc/{guard}/cmdline") as line:
+            assert "nbpar" in line.read()
+        found.append(guard)
     return found
 
 
@@ -91,7 +89,7 @@ def test_one_rank_raises_while_the_other_waits(notebook: Notebook, wait: str) ->
 )
 def test_an_interrupt_ends_the_cell(notebook: Notebook, code: str) -> None:
     pids = notebook.value("nbpar.world().pids")
-    message = notebook.send(f"{DIST}print('begun')\n{code}")
+    message = notebook.send(DIST + code)
     time.sleep(1)
     at = time.monotonic()
     notebook.interrupt()
@@ -105,8 +103,8 @@ def test_an_interrupt_between_cells_does_no_harm(notebook: Notebook) -> None:
         message = notebook.send("%%parallel\nprint('ran')")
         time.sleep(delay)
         notebook.interrupt()
-        cell = notebook.collect(message, 20)
-        assert (cell.status == "ok" and cell.lines == ["ran"]) or cell.error == "KeyboardInterrupt"
+        cell = notebook.collect(message, 20, reply=False)  # an interrupt can hit ipykernel while it sends its reply
+        assert cell.lines == ["ran"] or cell.error == "KeyboardInterrupt"
     works(notebook)
 
 
@@ -138,7 +136,6 @@ def test_a_rank_dies_between_two_cells(notebook: Notebook) -> None:
 def test_the_kernel_is_killed(fresh: Notebook, busy: str) -> None:
     works(fresh)
     pids = family(fresh.value("nbpar.world().pids"))
-    assert len(pids) >= 4
     if busy:
         fresh.send(DIST + busy)
         time.sleep(0.7)
@@ -159,7 +156,6 @@ def test_stop_unload_and_the_kernels_end_leave_nothing(fresh: Notebook) -> None:
     pids = family(fresh.value("nbpar.world().pids"))
     fresh.manager.shutdown_kernel(now=False)
     assert gone(pids, 5)
-    fresh.manager.start_kernel()
 
 
 def test_two_notebooks_do_not_disturb_each_other(notebook: Notebook, fresh: Notebook) -> None:
