@@ -69,7 +69,8 @@ def works(notebook: Notebook, pids: list[int] | None = None) -> None:
 )
 def test_one_rank_raises_while_the_other_waits(notebook: Notebook, wait: str) -> None:
     pids = notebook.value("nbpar.world().pids")
-    code = f"{DIST}if dist.get_rank() == 1:\n    time.sleep(0.5)\n    print('raised at', time.time())\n    raise ValueError('boom')\n{wait}"
+    fault = "if dist.get_rank() == 1:\n    time.sleep(0.5)\n    print('raised at', time.time())\n    raise ValueError('boom')\n"
+    code = DIST + fault + wait
     cell = notebook.run(code, fails=True)
     raised = float(cell.stdout.partition("raised at ")[2].split()[0])
     assert time.time() - raised < 1.5 and cell.error == "CellError"
@@ -108,15 +109,27 @@ def test_an_interrupt_between_cells_does_no_harm(notebook: Notebook) -> None:
     works(notebook)
 
 
-@pytest.mark.parametrize(("act", "says"), [("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"), ("os._exit(3)", "exit code 3"),
-    ("import ctypes; ctypes.string_at(0)", "killed by SIGSEGV")])  # fmt: skip
-def test_a_rank_dies(notebook: Notebook, act: str, says: str) -> None:
+FAULT = """if dist.get_rank() == 1:
+    print('last words')
+    time.sleep(0.3)
+    print('died at', time.time())
+    time.sleep(0.05)
+    {act}
+dist.barrier()"""
+DEATHS = {
+    "os.kill(os.getpid(), signal.SIGKILL)": "killed by SIGKILL",
+    "os._exit(3)": "exit code 3",
+    "__import__('ctypes').string_at(0)": "killed by SIGSEGV",
+}
+
+
+@pytest.mark.parametrize("act", DEATHS)
+def test_a_rank_dies(notebook: Notebook, act: str) -> None:
     notebook.run("kept = {'answer': 42}\nmodel = __import__('torch').nn.Linear(2, 2)")
-    code = f"{DIST}if dist.get_rank() == 1:\n    print('last words')\n    time.sleep(0.3)\n    print('died at', time.time())\n    time.sleep(0.05)\n    {act}\ndist.barrier()"
-    cell = notebook.run(code, fails=True)
+    cell = notebook.run(DIST + FAULT.format(act=act), fails=True)
     died = float(cell.stdout.partition("died at ")[2].split()[0])
     assert time.time() - died < 2 and cell.error == "RankDied"
-    assert "rank 1 (process" in cell.traceback and says in cell.traceback and "died at" in cell.traceback
+    assert "rank 1 (process" in cell.traceback and DEATHS[act] in cell.traceback and "died at" in cell.traceback
     assert len(cell.traceback.splitlines()) == 1
     assert notebook.run("%%parallel\nprint(kept['answer'], sum(p.numel() for p in model.parameters()))").lines == ["42 6"]
     works(notebook)
