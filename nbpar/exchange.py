@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05  # seconds between two looks at output that waits and at interrupts
 PATIENCE = 5.0  # seconds after an interrupt until ranks that do not answer are given up
+STEP = 2.0  # seconds after an interrupt in which a lockstep cell may come to its next optimiser step
 USELESS = 0.5  # seconds that lockstep ranks may go on when one of them has failed
 
 
@@ -50,7 +51,8 @@ class Exchange:
         self.frames: dict[int, Any] = {}
         self._world, self._cell, self._interrupts = world, cell, interrupts
         self._heard = 0
-        self._failed_at = self._interrupted_at = float("inf")
+        self._held: dict[int, int] = {}  # optimiser steps that ranks had done when they were told to hold
+        self._failed_at = self._interrupted_at = self._stop_now_at = float("inf")
 
     def run(self) -> tuple[dict[int, Reply], dict[int, Any]]:
         """Replies and frames by rank. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
@@ -90,8 +92,13 @@ class Exchange:
                 fold.feed(message.rank, message.header, time.monotonic())
         elif message.kind == "reply":
             self.replies[message.rank], self.frames[message.rank] = message.header, message.frames
-            if message.header.failure:
+            if message.header.failure and not self._held:
                 self._end_waiting(message.rank)
+        elif message.kind == "held":
+            self._held[message.rank] = message.header
+            if len(self._held) == len(self._cell.ranks):
+                for rank in self._cell.ranks:
+                    self._world.tell(rank, "until", max(self._held.values()) + 1)
 
     def _end_waiting(self, failed: int) -> None:
         """A rank failed: the others must not wait for it."""
@@ -103,12 +110,23 @@ class Exchange:
             self._world.abort(rank, f"rank {failed} ended in {failure.kind}{where}")
 
     def _pass_interrupts_on(self) -> None:
+        """The first interrupt of a lockstep cell stops it at one optimiser step on all ranks; any other stops it now."""
+        now = time.monotonic()
         if self._interrupts.count > self._heard:
             self._heard = self._interrupts.count
-            self._interrupted_at = min(self._interrupted_at, time.monotonic())
+            if self._heard == 1:
+                self._interrupted_at = now
+                if self._cell.lockstep and not self.replies:
+                    self._stop_now_at = now + STEP
+                    for rank in self._cell.ranks:
+                        self._world.tell(rank, "hold")
+                    return
+            self._stop_now_at = now
+        if now >= self._stop_now_at:
+            self._stop_now_at = float("inf")
             for rank in self._missing():
                 self._world.interrupt(rank)
-        if self._interrupts.count > 2 or time.monotonic() - self._interrupted_at > PATIENCE:
+        if self._heard > 2 or now - self._interrupted_at > PATIENCE:
             self._give_up()
 
     def _end_useless_work(self) -> None:

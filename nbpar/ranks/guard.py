@@ -52,19 +52,33 @@ def watch(child: int, rank: int) -> int:
     poller = zmq.Poller()
     for source in (socket, monitor, *(descriptor for descriptor in ends.values() if descriptor is not None)):
         poller.register(source, zmq.POLLIN)
+    kills = out_of_memory_kills()
     period = 1000 if ends["child"] is not None else 50
     while True:
         events: dict[Any, int] = dict(poller.poll(period))
-        ended, status = os.waitpid(child, os.WNOHANG)
+        ended, status, usage = os.wait4(child, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
-            send(socket, Message("exit", {"code": code}))
+            starved = code == -signal.SIGKILL and out_of_memory_kills() > kills
+            send(socket, Message("exit", {"code": code, "peak": usage.ru_maxrss * 1024, "out_of_memory": starved}))
             time.sleep(GRACE)
             return code if code >= 0 else 128 - code
         if monitor in events or ends["kernel"] in events or os.getppid() == 1:
             return 1  # the kernel or the launcher is gone
         if socket in events and (message := receive(socket)).kind == "kill":
             os.kill(child, message.header["signal"])
+
+
+def out_of_memory_kills() -> int:
+    """How many processes the system has killed for want of memory: on this host, and in this container."""
+    total = 0
+    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        try:
+            with open(path) as lines:
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+        except (OSError, ValueError):
+            pass
+    return total
 
 
 def kernel_pid() -> int | None:

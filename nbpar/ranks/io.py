@@ -13,6 +13,7 @@ from nbpar.ranks.outlet import Outlet
 
 if TYPE_CHECKING:
     from nbpar.ranks.rank import Interrupt
+    from nbpar.ranks.steps import Steps
 
 BATCH = 0.003  # seconds between two sends: a flood of prints travels in few messages
 
@@ -22,9 +23,10 @@ class IOThread(threading.Thread):
         super().__init__(name="nbpar-io", daemon=True)
         self._outlet, self._interrupt = outlet, interrupt
         self._rank = rank
+        self.steps: Steps | None = None  # once torch is there
 
     def run(self) -> None:
-        socket = channel.connect("side", self._rank)
+        self._socket = socket = channel.connect("side", self._rank)
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         for descriptor in self._outlet.descriptors:
@@ -45,3 +47,7 @@ class IOThread(threading.Thread):
             comm.abort(message.header)
         elif message.kind == "interrupt":
             self._interrupt.request(message.header)
+        elif message.kind == "hold" and self.steps:
+            channel.send(self._socket, channel.Message("held", self.steps.hold()))
+        elif message.kind == "until" and self.steps:
+            self.steps.until(message.header)

@@ -88,6 +88,7 @@ class Rank:
 
         from nbpar import comm, parallel
         from nbpar.ranks.shell import make_shell
+        from nbpar.ranks.steps import Steps
         from nbpar.values import RankEnd
         from nbpar.values.random_state import RandomStates
 
@@ -100,6 +101,7 @@ class Rank:
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
         self.random = RandomStates()
+        self.io.steps = self.steps = Steps()
         seed_everything(int(os.environ["NBPAR_SEED"]) + self.rank)
         library = MPI.Get_library_version().splitlines()[0].strip("\x00 ")
         return {
@@ -154,6 +156,7 @@ class Rank:
             self.random.restore(task.states)
             given = self.random.capture()
         self.comm.trace.start(self.shell.is_cell)
+        self.steps.begin(watching=task.lockstep)
         begin = time.perf_counter()
         failure, report = self._in_mode(task)
         seconds = time.perf_counter() - begin

@@ -209,15 +209,18 @@ class World:
 
     def abort(self, rank: int, reason: str) -> None:
         """Ends that rank's waiting for others, wherever it waits."""
-        assert self._hub
         self.hurt = True
-        self._hub.send("side", rank, Message("abort", reason))
+        self.tell(rank, "abort", reason)
 
     def interrupt(self, rank: int) -> None:
         """KeyboardInterrupt in that rank, if it runs the current cell."""
-        assert self._hub
         self.hurt = True
-        self._hub.send("side", rank, Message("interrupt", self.cell))
+        self.tell(rank, "interrupt", self.cell)
+
+    def tell(self, rank: int, kind: str, header: Any = None) -> None:
+        """To a rank's I/O thread."""
+        assert self._hub
+        self._hub.send("side", rank, Message(kind, header))
 
     def renew(self) -> None:
         """After an aborted cell: all ranks make their communicators anew before they do anything else."""
@@ -266,6 +269,8 @@ class World:
                 rank=-1, host=os.uname().nodename, reason=describe_exit(status or 0),
             )  # fmt: skip
         rank, reason = first.rank, describe_exit(first.header["code"])
+        if first.header["out_of_memory"]:
+            reason += f" because the machine ran out of memory (it held {first.header['peak'] / 2**30:.1f} GiB)"
         host, pid = facts[rank]["host"], facts[rank]["pid"]
         text = f"rank {rank} (process {pid} on {host}) ended: {reason}."
         if line := self.last_lines.get(rank):
