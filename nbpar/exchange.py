@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbpar.display import show
 from nbpar.display.stream import Fold
+from nbpar.hang import Wait, explain
 from nbpar.ranks.channel import Message
 from nbpar.ranks.task import Reply
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05  # seconds between two looks at output that waits and at interrupts
 PATIENCE = 5.0  # seconds after an interrupt until ranks that do not answer are given up
+LOOK = 2.0  # seconds between two looks at where the ranks are
 STEP = 2.0  # seconds after an interrupt in which a lockstep cell may come to its next optimiser step
 USELESS = 0.5  # seconds that lockstep ranks may go on when one of them has failed
 
@@ -51,11 +53,18 @@ class Exchange:
         self.frames: dict[int, Any] = {}
         self._world, self._cell, self._interrupts = world, cell, interrupts
         self._heard = 0
+        self._waits: dict[int, Wait | None] = {}
+        self._asked_at = time.monotonic() + LOOK
+        self.stuck: str | None = None  # why the cell was ended, if its ranks waited in vain
         self._held: dict[int, int] = {}  # optimiser steps that ranks had done when they were told to hold
         self._failed_at = self._interrupted_at = self._stop_now_at = float("inf")
 
-    def run(self) -> tuple[dict[int, Reply], dict[int, Any]]:
-        """Replies and frames by rank. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupts.count > 0
+
+    def run(self) -> None:
+        """Until every rank has replied. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
         with self._output() as fold:
             while self._unfinished():
                 for message in self._world.events(TICK):
@@ -64,7 +73,8 @@ class Exchange:
                     show.flush()
                 self._pass_interrupts_on()
                 self._end_useless_work()
-        return {rank: self.replies[rank] for rank in self._cell.ranks}, self.frames
+                self._look_for_hangs()
+        self.replies = {rank: self.replies[rank] for rank in self._cell.ranks}
 
     @contextmanager
     def _output(self) -> Iterator[Fold]:
@@ -94,6 +104,8 @@ class Exchange:
             self.replies[message.rank], self.frames[message.rank] = message.header, message.frames
             if message.header.failure and not self._held:
                 self._end_waiting(message.rank)
+        elif message.kind == "where":
+            self._waits[message.rank] = message.header["wait"]
         elif message.kind == "held":
             self._held[message.rank] = message.header
             if len(self._held) == len(self._cell.ranks):
@@ -135,6 +147,21 @@ class Exchange:
             self._failed_at = float("inf")
             for rank in self._missing():
                 self._world.interrupt(rank)
+
+    def _look_for_hangs(self) -> None:
+        """Asks now and then where the ranks are; ends the cell when all of them wait in vain."""
+        if self.stuck or time.monotonic() < self._asked_at:
+            return
+        missing = self._missing()
+        if all(rank in self._waits for rank in missing):
+            self.stuck = explain({rank: self._waits[rank] for rank in missing}, set(self.replies))
+        self._waits.clear()
+        self._asked_at = time.monotonic() + LOOK
+        for rank in missing:
+            if self.stuck:
+                self._world.abort(rank, "its calls do not match those of the other ranks")
+            else:
+                self._world.tell(rank, "where")
 
     def _give_up(self) -> None:
         """Ranks that do not answer an interrupt sit in a C call that does not look up. Fresh ones are at hand."""

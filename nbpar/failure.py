@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbpar.display.stream import name_ranks
-from nbpar.errors import CellError
+from nbpar.errors import CellError, CollectiveMismatch
 from nbpar.ranks.task import Failure, Reply
 
 if TYPE_CHECKING:
+    from nbpar.exchange import Exchange
     from nbpar.ranks.world import World
 
 
@@ -21,14 +22,14 @@ def shared_failure(failures: Mapping[int, Failure], size: int) -> Failure | None
     return first if same and len(failures) == size else None
 
 
-def raise_failure(
-    world: World, failures: Mapping[int, Failure], replies: Mapping[int, Reply], interrupts: int, *, kept: bool
-) -> NoReturn:
+def raise_failure(world: World, exchange: Exchange, failures: Mapping[int, Failure], *, kept: bool) -> NoReturn:
     """Raises what the notebook should see. kept: whether the cell's results so far are in the notebook."""
-    if interrupts:
+    replies = exchange.replies
+    if exchange.interrupted:
         raise interrupted(failures, kept)
-    shared = shared_failure(failures, len(replies))
-    if shared:
+    if exchange.stuck:
+        raise CollectiveMismatch(exchange.stuck)
+    if shared := shared_failure(failures, len(replies)):
         raise original(shared)
     roots = {rank: failure for rank, failure in failures.items() if not failure.follows} or dict(failures)
     text = describe(world, roots, failures, replies)

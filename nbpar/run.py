@@ -69,8 +69,10 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
     revive(world)
     with Interrupts() as interrupts:
         packed = send_tasks(world, cell)
-        replies, frames = Exchange(world, cell, interrupts).run()
-        merged = settle(world, cell, replies, frames, interrupts)
+        exchange = Exchange(world, cell, interrupts)
+        exchange.run()
+        merged = settle(world, cell, exchange)
+    replies = exchange.replies
     record = Record(cell, replies, time.perf_counter() - begin, packed.bytes, merged.bytes)
     if not cell.quiet:
         for line in dict.fromkeys([*packed.notes, *merged.notes, *replies[cell.ranks[0]].lines]):
@@ -142,21 +144,21 @@ def read_names(code: str) -> cells.Names:
 # ---- afterwards -----------------------------------------------------------------------------------------------------------
 
 
-def settle(world: World, cell: Cell, replies: Mapping[int, Reply], frames: Mapping[int, Any], interrupts: Interrupts) -> Any:
+def settle(world: World, cell: Cell, exchange: Exchange) -> Any:
     """Merges what the cell did if all ranks ended alike; else leaves the notebook as it was. Raises what is to be raised."""
-    values = [list(frames[rank]) for rank in cell.ranks]
-    failures = {rank: reply.failure for rank, reply in replies.items() if reply.failure}
-    alike = not failures or (shared_failure(failures, len(replies)) is not None and world.values.agree(values))
-    if not alike:
+    values = [list(exchange.frames[rank]) for rank in cell.ranks]
+    failures = {rank: reply.failure for rank, reply in exchange.replies.items() if reply.failure}
+    alike = not failures or (shared_failure(failures, len(values)) is not None and world.values.agree(values))
+    if exchange.stuck or not alike:
         world.values.forget()
-        raise_failure(world, failures, replies, interrupts.count, kept=False)
+        raise_failure(world, exchange, failures, kept=False)
     merged = world.values.merge(
         values, lambda request: ask(world, cell.ranks, request), out=cell.out, keep=cell.keep, ranks=list(cell.ranks)
     )
     if cell.lockstep:
-        RandomStates().restore(replies[cell.ranks[0]].states)
-    if failures or interrupts.count:
-        raise_failure(world, failures, replies, interrupts.count, kept=True)
+        RandomStates().restore(exchange.replies[cell.ranks[0]].states)
+    if failures or exchange.interrupted:
+        raise_failure(world, exchange, failures, kept=True)
     return merged
 
 

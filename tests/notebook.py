@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import sys
 import time
@@ -78,7 +79,7 @@ class Notebook:
                 raise AssertionError(f"the cell ran past {timeout} s; so far: {cell}")
             try:
                 answer = self.client.get_iopub_msg(timeout=min(left, 1))
-            except Exception:  # queue.Empty
+            except queue.Empty:
                 continue
             if answer["parent_header"].get("msg_id") != message:
                 continue
@@ -101,6 +102,15 @@ class Notebook:
             if answer["parent_header"].get("msg_id") == message:
                 cell.status = answer["content"]["status"]
         return cell
+
+    def replied(self, message: str) -> bool:
+        """Whether the kernel has replied to a cell whose outputs were collected."""
+        try:
+            while (answer := self.client.get_shell_msg(timeout=1))["parent_header"].get("msg_id") != message:
+                pass
+        except queue.Empty:
+            return False
+        return answer["msg_type"] == "execute_reply"
 
     def run(self, code: str, *, fails: bool = False, timeout: float = 120) -> Cell:
         cell = self.collect(self.send(code), timeout)

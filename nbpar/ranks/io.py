@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+import traceback
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from nbpar.hang import Wait
 from nbpar.ranks import channel
 from nbpar.ranks.outlet import Outlet
 
@@ -47,7 +50,18 @@ class IOThread(threading.Thread):
             comm.abort(message.header)
         elif message.kind == "interrupt":
             self._interrupt.request(message.header)
+        elif message.kind == "where":
+            channel.send(self._socket, channel.Message("where", where()))
         elif message.kind == "hold" and self.steps:
             channel.send(self._socket, channel.Message("held", self.steps.hold()))
         elif message.kind == "until" and self.steps:
             self.steps.until(message.header)
+
+
+def where() -> dict[str, Any]:
+    """What the main thread does: the collective that it waits in, and its Python stack."""
+    comm = sys.modules.get("nbpar.comm")
+    call = comm.trace.current() if comm else None
+    wait = call and Wait(call.group, call.sequence, call.operation, tuple(call.shape), call.line, call.seconds)
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return {"wait": wait, "stack": traceback.format_stack(frame) if frame else []}
