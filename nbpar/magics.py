@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
 from nbpar import options, ranks
@@ -17,8 +18,10 @@ from nbpar.ranks.world import Settings
 class ParallelMagics(Magics):
     """The magics of one notebook."""
 
+    shell: InteractiveShell
+
     @no_var_expand
-    @cell_magic("parallel")
+    @cell_magic("parallel")  # type: ignore[arg-type]
     def parallel_cell(self, line: str, cell: str) -> Any:
         """USAGE"""
         mode, given = _usage(options.cell_line, line)
@@ -36,7 +39,7 @@ class ParallelMagics(Magics):
         return running.run(numbered(line, cell), mode, **given)
 
     @no_var_expand
-    @line_magic("parallel")
+    @line_magic("parallel")  # type: ignore[arg-type]
     def parallel_line(self, line: str) -> None:
         """USAGE"""
         command, given = _usage(options.command_line, line)
@@ -65,8 +68,7 @@ class ParallelMagics(Magics):
         )
 
 
-for _magic in (ParallelMagics.parallel_cell, ParallelMagics.parallel_line):
-    _magic.__doc__ = options.usage()
+ParallelMagics.parallel_cell.__doc__ = ParallelMagics.parallel_line.__doc__ = options.usage()  # type: ignore[assignment]
 
 
 def _usage(read: Any, line: str) -> Any:

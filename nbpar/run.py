@@ -162,11 +162,11 @@ def settle(world: World, cell: Cell, exchange: Exchange) -> Any:
     return merged
 
 
-def ask(world: World, ranks: tuple[int, ...], request: bytes) -> list[list[bytes]]:
+def ask(world: World, ranks: tuple[int, ...], request: bytes) -> list[Any]:
     """A question of the values layer to all ranks of the cell."""
     for rank in ranks:
         world.send(rank, Message("ask", request))
-    answers: dict[int, list[bytes]] = {}
+    answers: dict[int, list[Any]] = {}
     while len(answers) < len(ranks):
         for message in world.events(TICK):
             if message.kind == "answer":

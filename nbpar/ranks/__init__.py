@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,16 +18,17 @@ def current() -> World | None:
     return _world if _world is not None and _world.running else None
 
 
-def ensure(namespace: MutableMapping[str, Any], settings: Settings | None = None) -> World:
+def ensure(namespace: dict[str, Any], settings: Settings | None = None) -> World:
     """The running World; a new one if none runs, or if it is not as `settings` ask."""
     global _world
     from nbpar.ranks.world import Settings, World
 
     if _world is not None and (settings is None or settings == _world.settings):
         return _world.start()
+    if _world is None:
+        atexit.register(stop)
     stop()
     _world = World(settings or Settings(), namespace)
-    atexit.register(stop)
     return _world.start()
 
 

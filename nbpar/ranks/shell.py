@@ -21,7 +21,7 @@ class RankDisplayPublisher(DisplayPublisher):
 
     outlet: Outlet
 
-    def publish(  # type: ignore[override]
+    def publish(
         self,
         data: dict[str, Any],
         metadata: dict[str, Any] | None = None,
@@ -56,9 +56,11 @@ class RankDisplayHook(DisplayHook):
 class RankShell(InteractiveShell):
     """One per rank. `failure` is how the last cell ended, if it did in an exception."""
 
-    displayhook_class = RankDisplayHook  # type: ignore[assignment]
-    display_pub_class = RankDisplayPublisher  # type: ignore[assignment]
+    displayhook_class = RankDisplayHook
+    display_pub_class = RankDisplayPublisher
 
+    displayhook: RankDisplayHook
+    display_pub: RankDisplayPublisher
     failure: Failure | None = None
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
@@ -100,7 +102,7 @@ class RankShell(InteractiveShell):
         result = self.run_cell(code, store_history=True)
         if not result.success and self.failure is None:  # an error that IPython shows without a traceback
             error = result.error_before_exec or result.error_in_exec
-            self.failure = self._describe(type(error), error, [f"{type(error).__name__}: {error}"])  # type: ignore[arg-type]
+            self.failure = self._describe(type(error), error, [f"{type(error).__name__}: {error}"])
         return self.failure
 
     @property

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -40,7 +40,7 @@ class World:
     anew before the next cell.
     """
 
-    def __init__(self, settings: Settings, namespace: MutableMapping[str, Any]) -> None:
+    def __init__(self, settings: Settings, namespace: dict[str, Any]) -> None:
         size = machine.default_size() if settings.size is None else settings.size
         if not 1 <= size <= 512:
             raise OptionError(f"-n {size}: a world on this host has between 1 and 512 ranks. Type for example `-n 2`.")
