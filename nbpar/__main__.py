@@ -10,6 +10,7 @@ import sys
 
 COMMANDS = {
     "demo": ("nbpar.demo", "run the demo notebook over two ranks and compare with one process"),
+    "where": ("nbpar.where", "show where the ranks of running cells are: Python stack and collective"),
 }
 
 

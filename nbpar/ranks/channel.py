@@ -102,6 +102,14 @@ def connect(role: str, rank: int, context: zmq.Context[Any] | None = None) -> zm
     return socket
 
 
+def open_door(rank: int, context: zmq.Context[Any] | None = None) -> zmq.Socket[bytes]:
+    """A rank's socket for other processes of this user that want to know where it is (`python -m nbpar where`)."""
+    socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(zmq.REP)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.bind(f"{os.environ[ADDRESS]}/where-{rank}")
+    return socket
+
+
 def send(socket: zmq.Socket[bytes], message: Message) -> None:
     socket.send_multipart(message.parts(), copy=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -32,12 +33,17 @@ class IOThread(threading.Thread):
         self._socket = socket = channel.connect("side", self._rank)
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
+        door = channel.open_door(self._rank)
+        poller.register(door, zmq.POLLIN)
         for descriptor in self._outlet.descriptors:
             poller.register(descriptor, zmq.POLLIN)
         while True:
             events = dict(poller.poll())
             if socket in events:
                 self._obey(channel.receive(socket))
+            if door in events:
+                door.recv()
+                channel.send(door, channel.Message("where", where()))
             self._outlet.drain()
             if items := self._outlet.take():
                 channel.send(socket, channel.Message("output", items))
@@ -64,4 +70,4 @@ def where() -> dict[str, Any]:
     call = comm.trace.current() if comm else None
     wait = call and Wait(call.group, call.sequence, call.operation, tuple(call.shape), call.line, call.seconds)
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    return {"wait": wait, "stack": traceback.format_stack(frame) if frame else []}
+    return {"pid": os.getpid(), "wait": wait, "stack": traceback.format_stack(frame) if frame else []}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -248,3 +250,13 @@ def test_ranks_that_wait_in_vain_are_told_apart(notebook: Notebook, code: str, s
 def test_slow_ranks_are_left_alone(notebook: Notebook) -> None:
     cell = notebook.run(f"{DIST}if dist.get_rank(): time.sleep(14)\ndist.barrier()\nprint('done')")
     assert cell.lines == ["done"]
+
+
+def test_where_shows_stacks_and_collectives(notebook: Notebook) -> None:
+    message = notebook.send(f"{DIST}def deep():\n    time.sleep(3)\nif dist.get_rank(): deep()\ndist.barrier()")
+    time.sleep(1.5)
+    told = subprocess.run([sys.executable, "-m", "nbpar", "where"], capture_output=True, text=True, check=True).stdout
+    notebook.collect(message)
+    for pid in notebook.value("nbpar.world().pids"):
+        assert f"process {pid}" in told
+    assert "in deep" in told and "waits in barrier #0" in told
