@@ -1,7 +1,7 @@
 """torch.distributed over mpi4py, traced, with waits that can be ended."""
 
-from .join import join, leave, renew
+from .join import all_reduce_, join, leave, renew
 from .trace import Call, Summary, Trace, trace
 from .waiting import abort
 
-__all__ = ["Call", "Summary", "Trace", "abort", "join", "leave", "renew", "trace"]
+__all__ = ["Call", "Summary", "Trace", "abort", "all_reduce_", "join", "leave", "renew", "trace"]

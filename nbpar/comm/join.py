@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 from mpi4py import MPI
+from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from .drain import drain
@@ -20,6 +21,15 @@ from .trace import trace
 from .waiting import SWITCH_INTERVAL
 
 BACKENDS = ("mpi", "gloo", "nccl")
+
+
+def _waited_for(op: Any) -> Any:
+    opts = dist.AllreduceOptions()
+    opts.reduceOp, opts.asyncOp = op, False
+    return opts
+
+
+SUM, AVERAGE = _waited_for(dist.ReduceOp.SUM), _waited_for(dist.ReduceOp.AVG)
 SET_UP = "set-up"  # the control group's name in the trace
 
 
@@ -128,3 +138,10 @@ def meet(control: MPIGroup, ranks: Sequence[int]) -> None:
     else:
         control.send([NOTHING], first).wait()
         control.recv([NOTHING], first).wait()
+
+
+def all_reduce_(tensor: Tensor, average: bool = False) -> Tensor:
+    """Sum, or average, a tensor over the world in place, and return it: `dist.all_reduce` without its preparations."""
+    group = c10d._get_default_group()
+    group.allreduce([tensor], AVERAGE if average else SUM).wait()
+    return tensor

@@ -261,8 +261,7 @@ def ring(it: Ranks) -> None:
     after, before = (it.me + 1) % it.size, (it.me - 1) % it.size
     rooms = [it.room(), it.room()]
     operations = [
-        dist.P2POp(dist.isend, it.laid_out(it.values(it.me, salt)), it.members[after], it.group, tag=salt)
-        for salt in (0, 1)
+        dist.P2POp(dist.isend, it.laid_out(it.values(it.me, salt)), it.members[after], it.group, tag=salt) for salt in (0, 1)
     ] + [dist.P2POp(dist.irecv, rooms[salt], it.members[before], it.group, tag=salt) for salt in (1, 0)]
     for work in dist.batch_isend_irecv(operations):
         work.wait()
@@ -319,9 +318,7 @@ def check(examples: int) -> dict[str, str]:
     }
 
 
-def first_failure(
-    collective: Callable[[Ranks], None], groups: dict[bool, Any], size: int, rank: int, examples: int
-) -> str:
+def first_failure(collective: Callable[[Ranks], None], groups: dict[bool, Any], size: int, rank: int, examples: int) -> str:
     @settings(
         max_examples=examples,
         deadline=None,

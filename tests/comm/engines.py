@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,8 +21,7 @@ WIDTHS = (12, 24, 18, 6)
 
 def model() -> nn.Sequential:
     torch.manual_seed(0)
-    sizes = zip(WIDTHS, WIDTHS[1:], strict=False)
-    return nn.Sequential(*(nn.Sequential(nn.Linear(*size, dtype=torch.float64), nn.Tanh()) for size in sizes))
+    return nn.Sequential(*(nn.Sequential(nn.Linear(*size, dtype=torch.float64), nn.Tanh()) for size in pairwise(WIDTHS)))
 
 
 def batch(seed: int = 1, rows: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
