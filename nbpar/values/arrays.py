@@ -1,0 +1,179 @@
+"""Kinds of numpy's objects. An array that owns its memory is sent as those bytes; a view, as its place in its owner."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbpar.values import choice, kinds, memory
+from nbpar.values.opaque import OPAQUE
+from nbpar.values.pool import chunk
+
+if TYPE_CHECKING:
+    from nbpar.values.pickling import Pickler
+    from nbpar.values.table import Port
+
+Array = np.ndarray[Any, Any]
+
+
+def owner(a: Array) -> Any:
+    """What owns the memory of an array: an array, a tensor, or anything with a buffer."""
+    o: Any = a
+    while getattr(o, "base", None) is not None and isinstance(o, np.ndarray):
+        o = o.base
+    return o
+
+
+def ordered(a: Array) -> Array:
+    """The array with its axes from the largest stride to the smallest: C-contiguous where it owns its memory."""
+    return a.transpose(sorted(range(a.ndim), key=lambda axis: -a.strides[axis]))
+
+
+def content(a: Array) -> Array:
+    """An array's elements, contiguous: in the order of its memory if it is the owner, else in C order (perhaps a copy)."""
+    return ordered(a) if a.base is None else np.ascontiguousarray(a)
+
+
+def address(a: Array) -> int:
+    return int(a.__array_interface__["data"][0])
+
+
+class ArrayKind(kinds.Kind):
+    """The patch is (fingerprint, bytes)."""
+
+    order = 0
+
+    def snap(self, o: Array, port: Any = None) -> Any:
+        known = port.fingerprints.get(id(o))
+        if known is None:
+            plain = content(o)
+            known = memory.fingerprint(address(plain), plain.nbytes)
+        return o.shape, o.strides, o.dtype, known
+
+    def diff(self, o: Array, old: Any, port: Any = None) -> Any:
+        if old is not None and (o.shape, o.strides, o.dtype) != old[:3]:
+            return kinds.REPLACE
+        plain = content(o)
+        now = memory.fingerprint(address(plain), plain.nbytes)
+        return None if old is not None and now == old[3] else (now, buffer(plain))
+
+    def patch(self, o: Array, p: Any) -> None:
+        now, data = p
+        data = chunk(data)
+        plain = ordered(o) if o.base is None else o
+        if plain.flags.c_contiguous and plain.flags.writeable:
+            data.into(address(plain))
+        else:
+            plain[...] = np.frombuffer(data.whole(), o.dtype).reshape(plain.shape)
+
+    def snap_patched(self, o: Array, p: Any, port: Any = None) -> Any:
+        return o.shape, o.strides, o.dtype, p[0]
+
+    def reduce(self, o: Array, pickler: Pickler) -> Any:
+        plain = content(o)
+        now = memory.fingerprint(address(plain), plain.nbytes)
+        pickler.port.fingerprints[id(o)] = now
+        axes = tuple(sorted(range(o.ndim), key=lambda axis: -o.strides[axis])) if o.base is None else tuple(range(o.ndim))
+        return new_array, (pickler.port, o.shape, axes, o.dtype, o.flags.writeable, now, buffer(plain))
+
+
+class ViewKind(kinds.Kind):
+    """A view of known memory; what it shows changes there."""
+
+    order = 1
+
+    def snap(self, o: Array, port: Any = None) -> Any:
+        return o.shape, o.strides, o.dtype
+
+    def diff(self, o: Array, old: Any, port: Any = None) -> Any:
+        return None if old is None or (o.shape, o.strides, o.dtype) == old else kinds.REPLACE
+
+    def children(self, o: Array) -> Any:
+        return (base(o),)
+
+    def reduce(self, o: Array, pickler: Pickler) -> Any:
+        whole = base(o)
+        begin = address(whole) if isinstance(whole, np.ndarray) else whole.data_ptr()
+        return view_of, (whole, address(o) - begin, o.shape, o.strides, o.dtype, o.flags.writeable)
+
+
+class ObjectsKind(kinds.Kind):
+    """An array of objects: like a list."""
+
+    def snap(self, o: Array, port: Any = None) -> Any:
+        return o.shape, o.ravel().tolist()
+
+    def diff(self, o: Array, old: Any, port: Any = None) -> Any:
+        if old is not None and o.shape != old[0]:
+            return kinds.REPLACE
+        elements = o.ravel().tolist()
+        return None if old is not None and kinds.same(elements, old[1]) else (elements,)
+
+    def patch(self, o: Array, p: Any) -> None:
+        set_elements(o, p[0])
+
+    def children(self, o: Array) -> Any:
+        return o.ravel().tolist()
+
+    def reduce(self, o: Array, pickler: Pickler) -> Any:
+        return np.empty, (o.shape, "O"), o.ravel().tolist(), None, None, set_elements
+
+
+def base(a: Array) -> Any:
+    """The known object whose memory a view shows: an array, or the storage of a tensor."""
+    whole = owner(a)
+    return whole if isinstance(whole, np.ndarray) else whole.untyped_storage()
+
+
+def buffer(plain: Array) -> pickle.PickleBuffer:
+    raw = np.ndarray((plain.nbytes,), np.uint8, buffer=plain) if plain.nbytes else np.empty(0, np.uint8)
+    return pickle.PickleBuffer(raw)
+
+
+def new_array(
+    port: Port, shape: tuple[int, ...], axes: tuple[int, ...], dtype: Any, writeable: bool, now: bytes, data: Any
+) -> Array:
+    plain = np.empty([shape[axis] for axis in axes], dtype)
+    chunk(data).into(address(plain))
+    if axes != tuple(range(len(shape))):
+        copied = np.empty_like(plain.transpose(np.argsort(axes)))  # keeps the order of the axes in memory
+        copied[...] = plain.transpose(np.argsort(axes))
+        plain = copied
+    plain.flags.writeable = writeable
+    port.fingerprints[id(plain)] = now
+    return plain
+
+
+def view_of(whole: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, writeable: bool) -> Array:
+    if not isinstance(whole, np.ndarray):
+        import torch
+
+        whole = torch.empty(0, dtype=torch.uint8).set_(whole).numpy()
+    view: Array = np.ndarray(shape, dtype, buffer=ordered(whole), offset=offset, strides=strides)
+    view.flags.writeable = writeable and view.flags.writeable
+    return view
+
+
+def set_elements(a: Array, elements: list[Any]) -> None:
+    for index, element in zip(np.ndindex(a.shape), elements, strict=True):
+        a[index] = element
+
+
+def array_kind(o: Array) -> kinds.Kind:
+    if type(o) is not np.ndarray or (o.dtype.hasobject and o.dtype != object):
+        return OPAQUE
+    if o.dtype.hasobject:
+        return OBJECTS
+    whole = owner(o)
+    if whole is not o and type(whole) is np.ndarray and not whole.dtype.hasobject:
+        return VIEW
+    if "torch" in sys.modules and isinstance(whole, sys.modules["torch"].Tensor):
+        return VIEW
+    return ARRAY
+
+
+ARRAY, VIEW, OBJECTS = ArrayKind(), ViewKind(), ObjectsKind()
+choice.LIBRARIES += [(np.ndarray, choice.Chooser(array_kind)), (np.dtype, kinds.FIXED), (np.generic, None), (np.ufunc, kinds.FIXED)]

@@ -1,0 +1,160 @@
+"""The notebook's side: what a cell reads goes to the ranks, what it changed comes back in place."""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+import weakref
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbpar.values import wire
+from nbpar.values.message import write
+from nbpar.values.names import RESULT, persons
+from nbpar.values.pool import Buffer, Pool
+from nbpar.values.refs import Absent, RankRef
+from nbpar.values.table import Port, Table
+
+Ask = Callable[[bytes], list[Sequence[Buffer]]]
+SWEEP_OBJECTS, SWEEP_BYTES = 256, 1 << 26  # growth after which what nobody uses any more is looked for
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What goes to the ranks. frames: the same for all; extra: by rank, its own values; notes: for the person."""
+
+    frames: list[Buffer]
+    extra: dict[int, list[Buffer]]
+    notes: list[str]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came back. names: of the variables bound; result: the last expression's value, if it was asked for."""
+
+    notes: list[str]
+    names: set[str]
+    bytes: int
+    result: Any = None
+
+
+class KernelPort(Port):
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        super().__init__(namespace)
+        self.notes: list[str] = []
+        self.refs: weakref.WeakValueDictionary[str, RankRef] = weakref.WeakValueDictionary()
+        self.released: list[str] = []
+        self._detached: dict[int, Any] = {}
+
+    def new_key(self, name: str) -> str:
+        return f"notebook:{uuid.uuid4().hex}"
+
+    def stayed(self, name: str, type: str, reason: str) -> None:
+        self.notes.append(f"{name} ({type}) stays in the notebook. {reason}")
+
+    def stand_in(self, key: str, name: str, type: str, reason: str, size: int = 0) -> Any:
+        ref = self.refs.get(key)
+        if ref is None:
+            ref = self.refs[key] = RankRef(key, name, type, reason, size)
+            weakref.finalize(ref, self.released.append, key)
+            self.notes.append(f"{name} ({type}) stays on the ranks. {reason}")
+        return ref
+
+    def resolve(self, key: str, ref: Absent) -> Any:
+        return next((o for o, args in self.staying.values() if args[0] == key), ref)
+
+    def came_detached(self, tensor: Any) -> None:
+        key = id(tensor)
+        self._detached[key] = weakref.ref(tensor, lambda _: self._detached.pop(key, None))
+
+    def writes_tensor(self, tensor: Any, graph: bool) -> None:
+        if graph or id(tensor) in self._detached:
+            self.notes.append(f"{self.label} goes to the ranks without the graph that it was computed by.")
+
+
+class KernelEnd:
+    """namespace: the notebook's; size: ranks of the world; shared: whether all ranks are on this host."""
+
+    def __init__(self, namespace: dict[str, Any], size: int, *, shared: bool = True) -> None:
+        self.namespace, self.size = namespace, size
+        self.port = KernelPort(namespace)
+        self.pool = Pool(shared)
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is known to be the same on the ranks any more: the next cell's values go out in full."""
+        self.epoch, self.sequence = uuid.uuid4().hex[:12], 0
+        self.table = Table(self.port)
+        self.port.staying.clear()
+        self.pool.close()  # a rank may still be reading it
+        self._floor, self._moved = 0, 0
+
+    def pack(self, reads: Iterable[str], *, cell: int, everything: bool = False) -> Packed:
+        """reads: the cell's names; everything: it may reach any variable. cell: its number, for the ranks' own use."""
+        mine = persons(self.namespace)
+        names = mine if everything else {name: mine[name] for name in reads if name in mine}
+        dead = self._sweep(mine)
+        released, self.port.released[:] = list(self.port.released), []
+        written = write(self.table, names, follow=True)
+        self.sequence += 1
+        head = self.epoch, self.sequence, dead, released
+        frames = wire.frames(head, written, self.pool)
+        written.commit(self.table)
+        moved = wire.size(frames, wire.head(frames)[1])
+        self._moved += moved
+        return Packed(frames, {}, self._take_notes(), moved)
+
+    def _sweep(self, mine: dict[str, Any]) -> list[int]:
+        """Numbers of known objects that no variable leads to any more: both sides let go of them."""
+        if len(self.table) < 2 * self._floor + SWEEP_OBJECTS and self._moved < SWEEP_BYTES:
+            return []
+        live = self.table.reachable([0, 1, *self.table.known(mine.values())])
+        dead = [number for number in range(len(self.table)) if number not in live]
+        if dead:
+            self.table.drop(dead)
+        self._floor, self._moved = len(self.table), 0
+        return dead
+
+    def _take_notes(self) -> list[str]:
+        notes, self.port.notes = list(dict.fromkeys(self.port.notes)), []
+        return notes
+
+    def agree(self, replies: Sequence[Sequence[Buffer]]) -> bool:
+        """Whether all ranks replied, and alike."""
+        return all(replies) and len({wire.head(reply)[0][0] for reply in replies}) == 1
+
+    def merge(
+        self,
+        replies: Sequence[Sequence[Buffer]],
+        ask: Ask,
+        *,
+        out: Collection[str] | None = None,
+        keep: Collection[str] = frozenset(),
+        ranks: Sequence[int],
+    ) -> Merged:
+        """Brings a cell's changes into the namespace, in place.
+
+        replies: what the ranks' `reply` made, in the order of `ranks`; ask: puts a request to all these ranks.
+        """
+        self.pool.release()
+        frames = list(replies[0])
+        (_, deleted, stale, failed), envelope = wire.head(frames)
+        if envelope == (wire.NO_BODY,):
+            frames = list(ask(pickle.dumps(("body", ranks[0])))[0])
+            envelope = wire.head(frames)[1]
+        found = wire.body(self.table, frames, envelope)
+        result = found.names.pop(RESULT, None)
+        self.namespace.update(found.names)
+        for name in deleted:
+            self.namespace.pop(name, None)
+        for number in stale:
+            self.table.snaps[number] = None
+        for name, reason in [*failed, *found.failed]:
+            self.port.notes.append(f"{name or 'a value'} could not be rebuilt on the other side: {reason}")
+        if failed or found.failed or len(ranks) < self.size:
+            self.forget()
+        moved = wire.size(frames, envelope)
+        self._moved += moved
+        return Merged(self._take_notes(), set(found.names), moved, result)

@@ -1,0 +1,440 @@
+"""How objects of one kind are compared with what the other side has, and brought up to date in place.
+
+A kind has: `snap(o, port)`: what to compare with next time; `diff(o, old, port)`: None if nothing changed, a patch, or REPLACE where the object
+cannot be patched (`old` None: everything is new); `patch(o, p)`; `children(o)`: the objects it holds; `reduce(o, pickler)`: how it
+is pickled the first time. Comparison is by identity: what an object holds is compared on its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import operator
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbpar.values.pickling import Pickler
+
+REPLACE: Any = object()  # a patch that means: send it as a new object
+EMPTY: Any = object()
+
+
+def same(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    """Equal lengths are the caller's business."""
+    return all(map(operator.is_, a, b))
+
+
+def same_dict(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    return len(a) == len(b) and same(a.values(), b.values()) and same(a, b)
+
+
+class Kind:
+    """The base: an object that is known by its identity and never changes. order: of its patches among a message's."""
+
+    order = 2
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return None
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        return None
+
+    def patch(self, o: Any, p: Any) -> None: ...
+
+    def snap_patched(self, o: Any, p: Any, port: Any = None) -> Any:
+        """The snapshot after a patch that both sides have seen."""
+        return self.snap(o, port)
+
+    def after_patches(self, table: Any, numbers: list[int]) -> None: ...
+
+    def children(self, o: Any) -> Iterable[Any]:
+        return ()
+
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return pickler.native(o)
+
+    def split(self, p: Any) -> tuple[Any, list[Any]] | None:
+        """A patch as its shape, which ranks must agree on, and slots, in which their values may differ."""
+        return None
+
+    def join(self, shape: Any, slots: list[Any]) -> Any:
+        raise NotImplementedError
+
+
+class Fixed(Kind):
+    def __init__(self, children: Callable[[Any], Iterable[Any]] = lambda o: ()) -> None:
+        self._children = children
+
+    def children(self, o: Any) -> Iterable[Any]:
+        return self._children(o)
+
+
+class ListKind(Kind):
+    """list and deque: (length that stays, new tail)."""
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return list(o)
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        if old is None:
+            return 0, list(o)
+        if len(o) == len(old) and same(o, old):
+            return None
+        kept = 0
+        for a, b in zip(o, old, strict=False):
+            if a is not b:
+                break
+            kept += 1
+        items = list(o)
+        return kept, items[kept:]
+
+    def patch(self, o: Any, p: Any) -> None:
+        o[p[0] :] = p[1]
+
+    def children(self, o: Any) -> Iterable[Any]:
+        return o
+
+    def split(self, p: Any) -> tuple[Any, list[Any]]:
+        return (p[0], len(p[1])), p[1]
+
+    def join(self, shape: Any, slots: list[Any]) -> Any:
+        return shape[0], slots
+
+
+class DequeKind(ListKind):
+    def patch(self, o: Any, p: Any) -> None:
+        items = list(o)[: p[0]] + p[1]
+        o.clear()
+        o.extend(items)
+
+
+class DictKind(Kind):
+    """(keys gone, entries new or changed, all keys if their order changed)."""
+
+    items: Any = staticmethod(dict.items)
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return dict(self.items(o))
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        if old is not None and same_dict(o if type(o) is dict else self.snap(o), old):
+            return None
+        new = self.snap(o)
+        old = old or {}
+        gone = [key for key in old if key not in new]
+        entries = {key: value for key, value in new.items() if key not in old or old[key] is not value}
+        order = [key for key in old if key in new] + [key for key in new if key not in old]
+        return gone, entries, None if order == list(new) and old else list(new)
+
+    def patch(self, o: Any, p: Any) -> None:
+        gone, entries, order = p
+        for key in gone:
+            dict.pop(o, key, None)
+        for key, value in entries.items():
+            dict.__setitem__(o, key, value)
+        if order is not None:
+            items = [(key, dict.__getitem__(o, key)) for key in order]
+            dict.clear(o)
+            for key, value in items:
+                dict.__setitem__(o, key, value)
+
+    def children(self, o: Any) -> Iterable[Any]:
+        yield from o if type(o) is dict else list(self.items(o))
+        yield from dict.values(o)
+
+    def split(self, p: Any) -> tuple[Any, list[Any]]:
+        gone, entries, order = p
+        return (gone, list(entries), order), list(entries.values())
+
+    def join(self, shape: Any, slots: list[Any]) -> Any:
+        gone, keys, order = shape
+        return gone, dict(zip(keys, slots, strict=True)), order
+
+
+class OrderedDictKind(DictKind):
+    """By its own methods: the plain ones of dict lose its order."""
+
+    items = staticmethod(collections.OrderedDict.items)
+
+    def patch(self, o: Any, p: Any) -> None:
+        gone, entries, order = p
+        for key in gone:
+            o.pop(key, None)
+        o.update(entries)
+        if order is not None:
+            for key in set(o) - set(order):
+                del o[key]
+            for key in order:
+                o.move_to_end(key)
+
+
+class SetKind(Kind):
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return set(o)
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        return None if o == old else (list(o),)
+
+    def patch(self, o: Any, p: Any) -> None:
+        o.clear()
+        o.update(p[0])
+
+    def children(self, o: Any) -> Iterable[Any]:
+        return o
+
+
+class SubsetKind(SetKind):
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        reduced = pickler.native(o)
+        pickler.temporary(reduced[1][0])  # a list made for pickling
+        return reduced
+
+
+class CounterKind(DictKind):
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return collections.Counter, (), None, None, iter(dict.items(o))
+
+
+class BytesKind(Kind):
+    """bytearray and array.array."""
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return bytes(o)
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        return None if bytes(o) == old else (o[:],)
+
+    def patch(self, o: Any, p: Any) -> None:
+        o[:] = p[0]
+
+
+class AttributesKind(Kind):
+    """Any instance with a __dict__ or __slots__: (attributes gone, attributes new or changed)."""
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        found = dict(getattr(o, "__dict__", ()))
+        for slot in slots(type(o)):
+            value = getattr(o, slot, EMPTY)
+            if value is not EMPTY:
+                found[slot] = value
+        return found
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        new = self.snap(o)
+        if old is None:
+            return [], new
+        if same_dict(new, old):
+            return None
+        return [k for k in old if k not in new], {k: v for k, v in new.items() if k not in old or old[k] is not v}
+
+    def patch(self, o: Any, p: Any) -> None:
+        named = slots(type(o))
+        for key in p[0]:
+            if key in named:
+                object.__delattr__(o, key)
+            else:
+                o.__dict__.pop(key, None)
+        for key, value in p[1].items():
+            if key in named:
+                object.__setattr__(o, key, value)
+            else:
+                o.__dict__[key] = value
+
+    def children(self, o: Any) -> Iterable[Any]:
+        yield type(o)
+        yield from self.snap(o).values()
+
+    def split(self, p: Any) -> tuple[Any, list[Any]]:
+        return (p[0], list(p[1])), list(p[1].values())
+
+    def join(self, shape: Any, slots: list[Any]) -> Any:
+        return shape[0], dict(zip(shape[1], slots, strict=True))
+
+
+class WithAttributes(Kind):
+    """A container class of the person's own: its items and its attributes."""
+
+    def __init__(self, items: Kind) -> None:
+        self.parts = (items, ATTRIBUTES)
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return [kind.snap(o) for kind in self.parts]
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        found = [kind.diff(o, before) for kind, before in zip(self.parts, old or (None, None), strict=True)]
+        return found if any(p is not None for p in found) else None
+
+    def patch(self, o: Any, p: Any) -> None:
+        for kind, part in zip(self.parts, p, strict=True):
+            if part is not None:
+                kind.patch(o, part)
+
+    def children(self, o: Any) -> Iterable[Any]:
+        for kind in self.parts:
+            yield from kind.children(o)
+
+
+class CellKind(Kind):
+    """The cells of closures, so that two closures go on sharing one and `nonlocal` counts on."""
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        try:
+            return o.cell_contents
+        except ValueError:
+            return EMPTY
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        new = self.snap(o)
+        return None if new is old else (() if new is EMPTY else (new,))
+
+    def patch(self, o: Any, p: Any) -> None:
+        if p:
+            o.cell_contents = p[0]
+        else:
+            del o.cell_contents
+
+    def children(self, o: Any) -> Iterable[Any]:
+        return (self.snap(o),)
+
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return types.CellType, ()
+
+    def split(self, p: Any) -> tuple[Any, list[Any]]:
+        return len(p), list(p)
+
+    def join(self, shape: Any, slots: list[Any]) -> Any:
+        return tuple(slots)
+
+
+class FunctionKind(Kind):
+    """A function of the notebook: its code, defaults and attributes. Its globals are the namespace; its cells are cells."""
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return o.__code__, o.__defaults__, o.__kwdefaults__, dict(o.__dict__)
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        new = self.snap(o)
+        return None if old is not None and same(new[:3], old[:3]) and same_dict(new[3], old[3]) else new
+
+    def patch(self, o: Any, p: Any) -> None:
+        o.__code__, o.__defaults__, o.__kwdefaults__ = p[:3]
+        o.__dict__.clear()
+        o.__dict__.update(p[3])
+
+    def children(self, o: Any) -> Iterable[Any]:
+        yield from o.__closure__ or ()
+        yield from o.__defaults__ or ()
+        yield from (o.__kwdefaults__ or {}).values()
+        yield from o.__dict__.values()
+        yield from o.__annotations__.values()
+
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return pickler.function(o)
+
+
+class ClassKind(Kind):
+    """A class of the notebook: the attributes set on it. Its instances keep being instances."""
+
+    SKIP = frozenset({"__dict__", "__weakref__", "__doc__", "__slots__", "_abc_impl", "__abstractmethods__", "__module__"})
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        named = slots(o)
+        return {key: value for key, value in vars(o).items() if key not in self.SKIP and key not in named}
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        new = self.snap(o)
+        if old is None:
+            return [], new
+        if same_dict(new, old):
+            return None
+        return [k for k in old if k not in new], {k: v for k, v in new.items() if k not in old or old[k] is not v}
+
+    def patch(self, o: Any, p: Any) -> None:
+        for key in p[0]:
+            type.__delattr__(o, key)
+        for key, value in p[1].items():
+            type.__setattr__(o, key, value)
+
+    def children(self, o: Any) -> Iterable[Any]:
+        yield from o.__bases__
+        yield from vars(o).values()
+
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return pickler.notebook_class(o)
+
+    split = AttributesKind.split
+    join = AttributesKind.join
+
+
+class EnumKind(Fixed):
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return pickler.notebook_class(o)
+
+
+class WeakrefKind(Fixed):
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        target = o()
+        if target is None or o.__callback__ is not None:
+            raise TypeError("a weak reference with a callback, or to nothing")
+        return weakref.ref, (target,)
+
+
+class LockKind(Kind):
+    """A lock guards what one process does: the other side gets a fresh one."""
+
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return fresh, (type(o).__name__,)
+
+
+class StateKind(Kind):
+    """An object with a state that can be asked for and set."""
+
+    def __init__(self, get: Callable[[Any], Any], put: Callable[[Any, Any], None]) -> None:
+        self.get, self.put = get, put
+
+    def snap(self, o: Any, port: Any = None) -> Any:
+        return self.get(o)
+
+    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
+        new = self.get(o)
+        return None if new == old else (new,)
+
+    def patch(self, o: Any, p: Any) -> None:
+        self.put(o, p[0])
+
+
+def fresh(name: str) -> Any:
+    return LOCKS[name]()
+
+
+def slots(cls: type) -> tuple[str, ...]:
+    """Names of a class's slots, inherited ones included."""
+    try:
+        return SLOTS[cls]
+    except KeyError:
+        found: list[str] = []
+        for base in cls.__mro__:
+            own = base.__dict__.get("__slots__", ())
+            for name in (own,) if isinstance(own, str) else own:
+                mangled = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
+                if name not in ("__dict__", "__weakref__"):
+                    found.append(mangled)
+        SLOTS[cls] = tuple(found)
+        return SLOTS[cls]
+
+
+SLOTS: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+LOCKS: dict[str, Callable[[], Any]] = {
+    type(threading.Lock()).__name__: threading.Lock,
+    type(threading.RLock()).__name__: threading.RLock,
+    **{cls.__name__: cls for cls in (threading.Event, threading.Condition, threading.Semaphore, threading.local)},
+}
+FIXED, LIST, DEQUE, DICT, ORDERED_DICT, SET, COUNTER, BYTES = Fixed(), ListKind(), DequeKind(), DictKind(), OrderedDictKind(), SetKind(), CounterKind(), BytesKind()
+ATTRIBUTES, CELL, FUNCTION, CLASS, LOCK = AttributesKind(), CellKind(), FunctionKind(), ClassKind(), LockKind()
+MEMBERS = Fixed(lambda o: o)  # tuple, frozenset
+METHOD = Fixed(lambda o: (o.__func__, o.__self__))
+WEAKREF = WeakrefKind(lambda o: (o(),))
+ENUM = EnumKind(lambda o: vars(o).values())

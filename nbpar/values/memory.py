@@ -1,0 +1,19 @@
+"""Raw memory by address: what it holds, in 16 bytes, and a view of it; needs neither numpy nor torch."""
+
+from __future__ import annotations
+
+import ctypes
+
+from xxhash import xxh3_128_digest
+
+
+def view(address: int, size: int) -> memoryview:
+    """The memory itself, writable, as bytes. The caller keeps its owner alive."""
+    if not size:
+        return memoryview(bytearray())
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def fingerprint(address: int, size: int) -> bytes:
+    """Equal for equal bytes; different for different ones but for a chance of 2^-128."""
+    return xxh3_128_digest(view(address, size))

@@ -1,0 +1,315 @@
+"""A message: names and their values, new objects in full, changed ones as patches. Written on one side, read on the other.
+
+The pickle memo is the identity table: a pickler that starts with the table's numbers writes a known object as a reference of
+two to five bytes, and an unpickler that starts with the same numbers reads it as its own object. New objects get the next
+numbers on both sides. Every name and every patch is a pickle of its own on that one memo, so that a failure has a name.
+"""
+
+from __future__ import annotations
+
+import array
+import io
+import pickle
+import pickletools
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+from nbpar.values import kinds
+from nbpar.values.choice import kind_of, learn_libraries
+from nbpar.values.pickling import Pickler
+from nbpar.values.pool import Chunk
+from nbpar.values.table import Hole, Table, global_names, seed
+
+
+EMPTY: Mapping[str, Any] = {}
+
+
+class Again(Exception):
+    """Something was found on the way that changes how an earlier part has to be written."""
+
+
+@dataclass
+class Written:
+    """What `write` made, and what the table has to learn once the other side has it."""
+
+    stream: bytes
+    new_numbers: bytes
+    buffers: list[memoryview]
+    vacated: list[int]
+    names: dict[str, Any]
+    new: list[Any]
+    patches: dict[int, Any]
+
+    def digest(self) -> bytes:
+        return xxh3_128_digest(self.stream + self.new_numbers + repr(self.vacated).encode())
+
+    def commit(self, table: Table) -> None:
+        for number in self.vacated:
+            table.vacate(number, written=True)
+        table.add(self.new)  # first: the patched ones may hold them
+        for number, patch in self.patches.items():
+            table.refresh(number, patch)
+        table.port.fingerprints.clear()
+
+
+def write(
+    table: Table,
+    names: Mapping[str, Any],
+    *,
+    roots: Iterable[Any] = (),
+    bound: Mapping[str, Any] = EMPTY,
+    follow: bool = False,
+    skip: frozenset[int] = frozenset(),
+    limit: int | None = None,
+    asked: Container[str] = (),
+) -> Written:
+    """names: what to send by name. roots: objects whose changes are to be sent as well. bound: names to send as well if their
+    object has to be sent anew. follow: send also the names that the notebook's functions look up. skip: known objects whose
+    changes are not to be sent. limit: bytes of large data with which a name stays, unless it is among those asked for."""
+    vacated: set[int] = set()
+    for _ in range(1000):
+        anew = {name: value for name, value in bound.items() if table.number(value) in vacated} if vacated else {}
+        try:
+            return _Writer(table, vacated, skip, limit, asked).run({**names, **anew}, list(roots), follow)
+        except Again:
+            continue
+    raise RuntimeError("values keep changing while they are written")
+
+
+class _Writer:
+    def __init__(
+        self, table: Table, vacated: set[int], skip: frozenset[int], limit: int | None, asked: Container[str]
+    ) -> None:
+        self.table, self.vacated, self.skip, self.limit, self.asked = table, vacated, skip, limit, asked
+        self.forced = self._holders_of_vacated()
+        self.pickler = Pickler(table.port)
+        memo = table.memo
+        if vacated:
+            memo = {key: entry for key, entry in memo.items() if entry[0] not in vacated}
+            memo.update((id(hole), (number, hole)) for number, hole in ((number, Hole()) for number in vacated))
+        self.pickler.memo = memo
+        self.written: Container[int] = memo.keys()
+        self.known = len(memo)
+        self.seen: set[int] = set()
+        self.patches: dict[int, Any] = {}
+        self.to_write: list[tuple[int, Any]] = []
+        self.new: list[tuple[int, Any]] = []
+        self.called: set[str] = set()  # names that functions look up
+        self.dumped = False
+
+    def _holders_of_vacated(self) -> set[int]:
+        """Objects that hold what is sent anew: sent anew themselves if they cannot change, else whole."""
+        forced: set[int] = set()
+        grown = bool(self.vacated)
+        while grown:
+            grown = False
+            for number, refs in enumerate(self.table.refs):
+                if number not in self.vacated and number not in forced and not self.vacated.isdisjoint(refs):
+                    fixed = isinstance(self.table.kinds[number], kinds.Fixed)
+                    (self.vacated if fixed else forced).add(number)
+                    grown = True
+        return forced
+
+    def run(self, names: dict[str, Any], roots: list[Any], follow: bool) -> Written:
+        table, namespace = self.table, self.table.port.namespace
+        self.visit(table.known((*roots, *names.values())))
+        self.write_names(names)
+        while True:
+            self.write_patches()
+            self.find_new()
+            more = {name: namespace[name] for name in self.called if name not in names and name in namespace} if follow else {}
+            self.called.clear()
+            if more:
+                names.update(more)
+                self.visit(table.known(more.values()))
+                self.write_names(more)
+            elif not self.to_write:
+                break
+        self.pickler.memo = {}
+        return Written(
+            self.pickler.file.getvalue(),
+            array.array("I", [number for number, _ in self.new]).tobytes(),
+            self.pickler.buffers,
+            sorted(self.vacated),
+            names,
+            [o for _, o in self.new],
+            self.patches,
+        )
+
+    def visit(self, numbers: Iterable[int]) -> None:
+        """Finds the changes of known objects, along what they held and what they hold."""
+        table, seen, port = self.table, self.seen, self.table.port
+        objs, all_kinds, snaps, refs = table.objs, table.kinds, table.snaps, table.refs
+        stack = list(numbers)
+        while stack:
+            number = stack.pop()
+            if number in seen:
+                continue
+            seen.add(number)
+            kind = all_kinds[number]
+            stack.extend(refs[number])
+            if kind is kinds.FUNCTION:
+                self.called.update(global_names(objs[number], port.namespace))
+            if number in self.vacated or number in self.skip:
+                continue
+            o = objs[number]
+            patch = kind.diff(o, None if number in self.forced else snaps[number], port)
+            if patch is kinds.REPLACE:
+                self.vacated.add(number)
+                raise Again
+            if patch is not None:
+                self.patches[number] = patch
+                self.to_write.append((number, patch))
+                stack.extend(table.known(kind.children(o)))
+
+    def write_names(self, names: dict[str, Any]) -> None:
+        simple = {name: value for name, value in names.items() if id(value) in self.written or kind_of(value) is None}
+        if simple or not self.dumped:
+            self.dump(simple, simple)
+        for name, value in names.items():
+            if name not in simple:
+                self.table.port.label = name
+                before = len(self.pickler.buffers)
+                self.dump((name, value), value)
+                self.check_size(name, value, sum(buffer.nbytes for buffer in self.pickler.buffers[before:]))
+
+    def check_size(self, name: str, value: Any, size: int) -> None:
+        if self.limit is not None and size > self.limit and name not in self.asked:
+            reason = f"It is large; --out {name} brings it to the notebook."
+            self.table.port.stay(value, reason, name, size)
+            raise Again
+
+    def write_patches(self) -> None:
+        while self.to_write:
+            number, patch = self.to_write.pop(0)
+            self.pickler.temporary(patch)
+            if isinstance(patch, tuple):
+                self.pickler.temporary(*(part for part in patch if type(part) in (list, dict, tuple)))
+            self.dump((number, patch), self.table.objs[number])
+
+    def dump(self, unit: Any, culprit: Any) -> None:
+        self.pickler.temporary(unit)
+        self.dumped = True
+        try:
+            self.pickler.dump(unit)
+        except Exception as error:
+            if culprit is unit:
+                raise
+            self.table.port.stay(culprit, error)
+            number = self.table.number(culprit)
+            if number is not None:
+                self.vacated.add(number)
+            raise Again from error
+
+    def find_new(self) -> None:
+        """The objects that were written in full since the last time; what they hold may have changed too."""
+        memo = self.pickler.memo.copy()
+        if len(memo) == self.known:
+            return
+        temporary = set(map(id, self.pickler.made_for_pickling))
+        found = [
+            (number, o)
+            for number, o in memo.values()
+            if number >= self.known and id(o) not in temporary and kind_of(o) is not None
+        ]
+        self.known = len(memo)
+        self.written = memo.keys()
+        found.sort(key=lambda entry: entry[0])
+        self.new += found
+        for _, o in found:
+            kind = kind_of(o)
+            assert kind
+            if id(o) in self.table.port.staying:
+                continue
+            if kind is kinds.FUNCTION:
+                self.called.update(global_names(o, self.table.port.namespace))
+            self.visit(self.table.known(kind.children(o)))
+
+
+@dataclass
+class Read:
+    """names: with their values. patched: numbers of the objects that were changed. failed: what could not be read and why."""
+
+    names: dict[str, Any] = field(default_factory=dict)
+    patched: list[int] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read(
+    table: Table, stream: bytes | memoryview, new_numbers: bytes, vacated: Sequence[int], chunks: Sequence[Chunk]
+) -> Read:
+    """Reads what `write` made, applies the patches and enters the new objects. What fails is told, and the rest is read."""
+    learn_libraries()
+    found = Read()
+    patches: list[tuple[int, Any]] = []
+    memo: dict[int, Any] = {}
+    for unit in _units(table, bytes(stream), chunks, memo, found):
+        if isinstance(unit, dict):
+            found.names.update(unit)
+        elif isinstance(unit[0], int):
+            patches.append(unit)
+        else:
+            found.names[unit[0]] = unit[1]
+    learn_libraries()
+    for number in vacated:
+        table.vacate(number)
+    for number, patch in sorted(patches, key=lambda entry: table.kinds[entry[0]].order):
+        try:
+            table.kinds[number].patch(table.objs[number], patch)
+            found.patched.append(number)
+        except Exception as error:
+            found.failed.append((type(table.objs[number]).__name__, f"{type(error).__name__}: {error}"))
+    table.add(memo[number] for number in array.array("I", bytes(new_numbers)))
+    for number, patch in patches:
+        table.refresh(number, patch)
+    for kind in {table.kinds[number] for number in found.patched}:
+        kind.after_patches(table, found.patched)
+    table.port.fingerprints.clear()
+    return found
+
+
+def _units(table: Table, stream: bytes, chunks: Sequence[Chunk], memo: dict[int, Any], found: Read) -> Iterator[Any]:
+    """The pickles of a stream on one memo. One that fails is told, and skipped: its numbers are filled with holes."""
+    objs, prefix = table.objs, bytes(table.prefix)
+    begin = taken = 0
+    while True:
+        prefix += b"N."
+        file = io.BytesIO(prefix + stream[begin:])
+        unpickler = Unpickler(file, objs, iter(chunks[taken:]))
+        unpickler.load()
+        offset, position = begin - len(prefix), begin
+        try:
+            while position < len(stream):
+                yield unpickler.load()
+                position = file.tell() + offset
+        except Exception as error:
+            first, _, _, size = _extent(stream[position:], 1)
+            found.failed.append((first, f"{type(error).__name__}: {error}"))
+        memo.update(unpickler.memo.copy())
+        if position == len(stream):
+            return
+        begin = position + size
+        _, numbers, taken, _ = _extent(stream[:begin])
+        objs = [memo.setdefault(number, Hole()) for number in range(len(table.objs) + numbers)]
+        prefix = b"\x80\x05" + b"".join(map(seed, range(len(objs))))
+
+
+def _extent(stream: bytes, units: int | None = None) -> tuple[str, int, int, int]:
+    """Of the first units of a stream: the first text in it, how many objects and buffers it numbers, its length in bytes."""
+    file, first, numbers, buffers = io.BytesIO(stream), "", 0, 0
+    while file.tell() < len(stream) and units != 0:
+        for code, argument, _ in pickletools.genops(file):
+            numbers += code.name == "MEMOIZE"
+            buffers += code.name == "NEXT_BUFFER"
+            first = first or (argument if isinstance(argument, str) else "")
+        units = None if units is None else units - 1
+    return first, numbers, buffers, file.tell()
+
+
+class Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, objs: list[Any], chunks: Iterator[Chunk]) -> None:
+        super().__init__(file, buffers=chunks)
+        self.persistent_load = objs.__getitem__  # type: ignore[method-assign, assignment]

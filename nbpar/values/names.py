@@ -1,0 +1,29 @@
+"""Which names of a namespace are the person's, and which are IPython's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+RESULT = "_"  # under which a last expression's value travels
+
+RESERVED = re.compile(
+    r"__(name|doc|package|loader|spec|file|builtins?|annotations|cached|session|vsc_ipynb_file)__"
+    r"|_{1,3}|_i{1,3}|_[iod]h|_sh|_i?\d+|_exit_code"
+)
+SHELL = frozenset({"get_ipython", "exit", "quit", "open"})
+
+
+def is_persons(name: str, value: Any) -> bool:
+    """False for what Python or IPython put there. `exit` and the like are the person's once they have a value of their own."""
+    if name in SHELL:
+        return (getattr(value, "__module__", None) or type(value).__module__).split(".")[0] not in ("IPython", "_io", "io")
+    if name in ("In", "Out"):
+        return type(value) not in (list, dict)
+    return not (name[0] == "_" and RESERVED.fullmatch(name))
+
+
+def persons(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The person's variables."""
+    return {name: value for name, value in list(namespace.items()) if is_persons(name, value)}

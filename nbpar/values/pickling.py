@@ -1,0 +1,162 @@
+"""The pickler of a message: each object reduced by its kind, what is made for pickling kept apart from what a person holds."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from cloudpickle import cloudpickle as internals
+
+from nbpar.values.choice import kind_of, learn_libraries
+from nbpar.values.kinds import EMPTY
+from nbpar.values.pool import IN_PICKLE
+
+if TYPE_CHECKING:
+    from nbpar.values.table import Port
+
+
+class Pickler(cloudpickle.Pickler):
+    """port: object 1 of the table, through which reduced objects reach their side's services when they are loaded.
+
+    buffers: the large buffers, in the order in which loading asks for them.
+    """
+
+    private = False  # within an opaque object
+
+    def __init__(self, port: Port) -> None:
+        self.file = io.BytesIO()
+        self.buffers: list[memoryview] = []
+        super().__init__(self.file, protocol=5, buffer_callback=self._in_band)
+        self.port = port
+        self.globals_ref[id(port.namespace)] = port.namespace  # a notebook function's globals are object 0
+        self.made_for_pickling: list[Any] = []
+        learn_libraries()
+
+    def _in_band(self, buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < IN_PICKLE:
+            return True
+        self.buffers.append(raw)
+        return False
+
+    def temporary(self, *objects: Any) -> None:
+        """These were made for pickling: they are no objects of the person's, and are not to be known later."""
+        self.made_for_pickling.extend(objects)
+
+    def reducer_override(self, o: Any) -> Any:
+        kind = kind_of(o)
+        if kind is None:
+            return super().reducer_override(o)
+        if id(o) in self.port.staying:
+            return self._checked(self.port.absent(o))
+        try:
+            reduced = kind.reduce(o, self)
+        except Exception as error:
+            if self.private:
+                raise
+            self.port.stay(o, error)
+            reduced = self.port.absent(o)
+        return self._checked(reduced)
+
+    def _checked(self, reduced: Any) -> Any:
+        if isinstance(reduced, tuple):
+            self.temporary(reduced, reduced[1])
+            self.temporary(*(arg for arg in reduced[1] if isinstance(arg, str | bytes)))
+            if len(reduced) > 2:
+                state = reduced[2]
+                self.temporary(state)
+                if isinstance(state, tuple | list):
+                    self.temporary(*(part for part in state if type(part) is dict))
+        return reduced
+
+    def plain(self, o: Any) -> Any:
+        """What pickle itself would do. Raises what it would raise."""
+        reduced = super().reducer_override(o)
+        if reduced is NotImplemented and not isinstance(o, type | types.FunctionType):
+            reducer = self.dispatch_table.get(type(o))
+            reduced = reducer(o) if reducer else o.__reduce_ex__(5)
+        if isinstance(reduced, str) and not importable(o, reduced):
+            raise pickle.PicklingError(f"it is not what {reduced} is in its module")
+        return reduced
+
+    native = plain
+
+    def native_of(self, reduced: Any) -> Any:
+        return reduced
+
+    def function(self, o: types.FunctionType) -> Any:
+        """A notebook function. Its cells are objects, made empty and filled once the function is there."""
+        make, args, (attributes, facts), *_ = self.plain(o)
+        cells = o.__closure__ or ()
+        filled = [(cell, cell.cell_contents) for cell in cells if not is_empty(cell)]
+        facts["__closure__"] = None
+        self.temporary(attributes, facts, facts["__globals__"], facts["_cloudpickle_submodules"], filled, *filled)
+        code, base, name, defaults, _ = args
+        if base is not self.port.namespace:
+            self.temporary(base)
+        state = (attributes, facts), filled, self.port
+        self.temporary(state[0])
+        return make, (code, base, name, defaults, o.__closure__), state, None, None, set_function
+
+    def notebook_class(self, o: type) -> Any:
+        """A class made in the notebook. cloudpickle forgets slots, and names classes at random."""
+        self.port.name_class(o)
+        make, args, state, *rest = self.plain(o)
+        if make is internals._make_skeleton_class and "__slots__" in vars(o):
+            args[3]["__slots__"] = vars(o)["__slots__"]
+        self.temporary(args[3], *state)
+        return make, args, state, *rest
+
+
+class PrivatePickler(Pickler):
+    """For what is within an opaque object: its real parts, and what each side has of its own, are holes."""
+
+    private = True
+
+    def __init__(self, port: Port, owner: Any, real: dict[int, Any]) -> None:
+        super().__init__(port)
+        self.real = real
+        self.parts: dict[int, tuple[int, Any]] = {}
+        self.own = {id(port): "port", id(port.namespace): "namespace", id(owner): "self"}
+
+    def persistent_id(self, o: Any) -> Any:
+        key = id(o)
+        if key in self.own:
+            return self.own[key]
+        if key in self.real:
+            return self.parts.setdefault(key, (len(self.parts), o))[0]
+        return None
+
+    def frozen(self, content: Any) -> tuple[bytes, tuple[Any, ...], tuple[Any, ...]]:
+        self.dump(content)
+        buffers = tuple(pickle.PickleBuffer(buffer) for buffer in self.buffers)
+        return self.file.getvalue(), tuple(part for _, part in self.parts.values()), buffers
+
+
+def set_function(function: types.FunctionType, state: Any) -> None:
+    (attributes, facts), filled, port = state
+    if function.__globals__ is port.namespace:
+        port.adopt(facts["__globals__"])
+        facts["__globals__"] = {}
+    internals._function_setstate(function, (attributes, facts))
+    for cell, value in filled:
+        cell.cell_contents = value
+
+
+def is_empty(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is EMPTY
+    except ValueError:
+        return True
+
+
+def importable(o: Any, name: str) -> bool:
+    """Whether a global's name, as its reduction gives it, leads to that object."""
+    found: Any = sys.modules.get(pickle.whichmodule(o, name))  # type: ignore[attr-defined]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is o

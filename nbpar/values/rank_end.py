@@ -1,0 +1,145 @@
+"""A rank's side: what came before a cell, and what the cell made of it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+from nbpar.errors import NbparError
+from nbpar.values import wire
+from nbpar.values.choice import kind_of
+from nbpar.values.message import Written, write
+from nbpar.values.names import RESULT, persons
+from nbpar.values.pool import Buffer, Pool
+from nbpar.values.refs import Absent, KernelRef
+from nbpar.values.table import Port, Table
+
+LARGE = 1 << 30  # bytes of data; a new variable with more stays on the ranks unless it was asked for
+SHORT_BODY = 1 << 20  # bytes; a longer reply without shared memory waits until it is asked for
+
+
+class RankPort(Port):
+    def __init__(self, namespace: dict[str, Any], rank: int) -> None:
+        super().__init__(namespace)
+        self.rank = rank
+        self.kept: dict[str, Any] = {}  # what stayed here, by the key that the notebook has
+        self._count = 0
+
+    def new_key(self, name: str) -> str:
+        self._count += 1
+        return f"{self.class_prefix}:{name}:{self._count}"
+
+    def stay(self, o: Any, why: Exception | str, name: str = "", size: int = 0) -> None:
+        super().stay(o, why, name, size)
+        self.kept[self.staying[id(o)][1][0]] = o
+
+    def stand_in(self, key: str, name: str, type: str, reason: str, size: int = 0) -> Any:
+        return KernelRef(key, name, type, reason, size)
+
+    def resolve(self, key: str, ref: Absent) -> Any:
+        if key not in self.kept:
+            return KernelRef(key, ref.name, ref.type, "It was on ranks that have ended since.")
+        o = self.kept[key]
+        self.staying[id(o)] = o, (key, ref.name, ref.type, ref.reason, ref.size)
+        return o
+
+    def adopt(self, names: dict[str, Any]) -> None:
+        """Some `__setstate__` may need them before all is loaded."""
+        for name, value in names.items():
+            self.namespace.setdefault(name, value)
+
+    def begin(self, prefix: str) -> None:
+        self.class_prefix, self._count = prefix, 0
+        self._classes.clear()
+
+
+class RankEnd:
+    """namespace: where cells run, emptied of the person's names before each; rank, size: of this process in its world."""
+
+    def __init__(self, namespace: dict[str, Any], rank: int, size: int, *, shared: bool = True) -> None:
+        self.namespace, self.rank, self.size = namespace, rank, size
+        self.port = RankPort(namespace, rank)
+        self.table = Table(self.port)
+        self.pool = Pool(shared)
+        self.epoch, self.sequence = "", 0
+        self.bound: dict[str, Any] = {}
+        self.failed: list[tuple[str, str]] = []
+        self.pending: Written | None = None
+
+    def load(self, frames: Sequence[Buffer], extra: Sequence[Buffer] = ()) -> None:
+        """Before a cell: brings the namespace to what the notebook's cell reads, and nothing else.
+
+        frames: of `Packed.frames`; extra: of `Packed.extra` for this rank. Raises NbparError if a message was missed.
+        """
+        (epoch, sequence, dead, released), envelope = wire.head(frames)
+        if epoch != self.epoch:
+            self.epoch, self.table = epoch, Table(self.port)
+            self.port.staying.clear()
+        elif sequence != self.sequence + 1:
+            raise NbparError(f"rank {self.rank} missed a message with values. Type %parallel restart.")
+        elif self.pending:
+            self.pending.commit(self.table)
+        self.sequence, self.pending = sequence, None
+        self.pool.release()
+        if dead:
+            self.table.drop(dead)
+        for key in released:
+            self.port.kept.pop(key, None)
+        for name in persons(self.namespace):
+            del self.namespace[name]
+        found = wire.body(self.table, frames, envelope)
+        self.failed = found.failed
+        for name, reason in found.failed:
+            if name:
+                found.names[name] = KernelRef("", name, "a value", f"It could not be rebuilt on a rank: {reason}.")
+        self.namespace.update(found.names)
+        self.bound = found.names
+
+    def reply(
+        self, cell: int, *, out: Collection[str] | None = None, keep: Collection[str] = (), result: bool = False
+    ) -> list[Buffer]:
+        """After a cell: what it bound, deleted and changed.
+
+        out: names that may come back, None for all; keep: names that stay here; result: send also the last expression's value.
+        """
+        self.port.begin(f"{self.epoch}:{cell}")
+        now = persons(self.namespace)
+        wanted = now if out is None else {name: value for name, value in now.items() if name in out or name in keep}
+        changed = {name: value for name, value in wanted.items() if name not in self.bound or self.bound[name] is not value}
+        if result:
+            changed[RESULT] = self.namespace.get(RESULT)
+        deleted = sorted(name for name in self.bound if name not in now and (out is None or name in out))
+        for name in keep:
+            if name in changed and kind_of(changed[name]) is not None:
+                self.port.stay(changed[name], "It stayed as --keep asked.", name)
+        roots = [*self.bound.values(), *now.values()] if out is None else list(wanted.values())
+        if self.port.staying:
+            roots += self.table.objs  # what stayed may have changed anything
+        written = write(self.table, changed, roots=roots, bound=wanted, follow=out is not None, limit=LARGE, asked=out or ())
+        self.pending = written
+        self._deleted, self._stale = deleted, self._left_out(written, now) if out is not None else []
+        return self._answer_body(inline=self.rank == 0)
+
+    def _left_out(self, written: Written, now: dict[str, Any]) -> list[int]:
+        """Known objects that the cell changed and `out` leaves out: the notebook has to send them again."""
+        rest = write(self.table, {}, roots=[*self.bound.values(), *now.values()], skip=frozenset(written.patches))
+        return sorted({*rest.patches, *rest.vacated} - set(written.vacated))
+
+    def _answer_body(self, inline: bool) -> list[Buffer]:
+        assert self.pending
+        written = self.pending
+        facts = self._deleted, self._stale
+        digest = xxh3_128_digest(written.digest() + pickle.dumps(facts))
+        large = sum(buffer.nbytes for buffer in written.buffers) > SHORT_BODY and not self.pool.shared
+        head = digest, *facts, self.failed
+        return wire.frames(head, written, self.pool) if inline and not large else wire.bare(head)
+
+    def answer(self, request: bytes) -> list[Buffer]:
+        """Answers what `KernelEnd.merge` asks."""
+        what, *args = pickle.loads(request)
+        if what == "body":
+            return self._answer_body(inline=True) if self.rank == args[0] else []
+        raise ValueError(what)

@@ -1,0 +1,248 @@
+"""Kinds of torch's objects. Storages are known objects and tensors are views of them, so that shared memory stays shared."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.storage import TypedStorage, UntypedStorage
+
+from nbpar.values import choice, kinds, memory
+from nbpar.values.opaque import OPAQUE
+from nbpar.values.pool import chunk
+
+if TYPE_CHECKING:
+    from nbpar.values.pickling import Pickler
+    from nbpar.values.table import Port, Table
+
+Geometry = tuple[torch.dtype, int, tuple[int, ...], tuple[int, ...]]
+
+
+def on_host(storage: UntypedStorage) -> UntypedStorage:
+    return storage if storage.device.type == "cpu" else storage.cpu()
+
+
+class StorageKind(kinds.Kind):
+    """The patch is (size, fingerprint, bytes). Memory that is written is torch's own, so that it can be resized."""
+
+    order = 0
+
+    def snap(self, o: UntypedStorage, port: Any = None) -> Any:
+        known = port.fingerprints.get(id(o))
+        return o.nbytes(), print_of(on_host(o)) if known is None else known
+
+    def diff(self, o: UntypedStorage, old: Any, port: Any = None) -> Any:
+        host = on_host(o)
+        now = o.nbytes(), print_of(host)
+        return None if now == old else (*now, buffer(host))
+
+    def patch(self, o: UntypedStorage, p: Any) -> None:
+        size, _, data = p
+        if o.nbytes() != size:
+            o.resize_(size)
+        fill(o, data)
+
+    def snap_patched(self, o: UntypedStorage, p: Any, port: Any = None) -> Any:
+        return p[:2]
+
+    def reduce(self, o: UntypedStorage, pickler: Pickler) -> Any:
+        host = on_host(o)
+        now = print_of(host)
+        pickler.port.fingerprints[id(o)] = now
+        return new_storage, (pickler.port, o.nbytes(), place(o.device), now, buffer(host))
+
+    def after_patches(self, table: Table, numbers: list[int]) -> None:
+        """What autograd has saved of a tensor whose bytes were replaced must not be used."""
+        changed = {id(table.objs[number]) for number in numbers if table.kinds[number] is STORAGE}
+        pairs = zip(table.objs, table.kinds, strict=True)
+        tensors = [o for o, kind in pairs if kind is TENSOR and id(o.untyped_storage()) in changed and not o.is_inference()]
+        if tensors:
+            torch.autograd.graph.increment_version(tensors)
+
+
+class TensorKind(kinds.Kind):
+    order = 1
+
+    def snap(self, o: torch.Tensor, port: Any = None) -> Any:
+        leaf = o.is_leaf
+        return (
+            o.untyped_storage(),
+            (o.dtype, o.storage_offset(), tuple(o.shape), o.stride()),
+            o.requires_grad if leaf else None,
+            o.grad if leaf else None,
+            dict(o.__dict__),
+            o.grad_fn,
+        )
+
+    def diff(self, o: torch.Tensor, old: Any, port: Any = None) -> Any:
+        new = self.snap(o)
+        if old is not None and new[0] is old[0] and new[1:3] == old[1:3] and new[3] is old[3]:
+            if new[5] is old[5] and kinds.same_dict(new[4], old[4]):
+                return None
+        return new[:5]
+
+    def patch(self, o: torch.Tensor, p: Any) -> None:
+        storage, geometry, requires_grad, grad, attributes = p
+        with torch.no_grad():
+            if o.is_leaf:
+                o.grad = None  # else a gradient of the old shape stands in the way
+            if o.untyped_storage() is not storage or geometry != self.snap(o)[1]:
+                o.data = on_storage(storage, geometry)
+            if o.is_leaf and requires_grad is not None:
+                o.requires_grad_(requires_grad)
+                o.grad = grad
+        o.__dict__.clear()
+        o.__dict__.update(attributes)
+
+    def children(self, o: torch.Tensor) -> Any:
+        yield o.untyped_storage()
+        if o.is_leaf and o.grad is not None:
+            yield o.grad
+        yield type(o)
+        yield from o.__dict__.values()
+
+    def reduce(self, o: torch.Tensor, pickler: Pickler) -> Any:
+        storage, geometry, requires_grad, grad, attributes, graph = self.snap(o)
+        pickler.port.writes_tensor(o, graph is not None)
+        flags = (o.is_conj(), o.is_neg())
+        args = (pickler.port, type(o), storage, geometry, requires_grad, graph is not None, flags if any(flags) else None)
+        pickler.temporary(geometry, attributes)
+        return new_tensor, args, (grad, attributes), None, None, set_tensor
+
+
+class ModuleKind(kinds.AttributesKind):
+    """By attributes: `__setstate__` of modules merges, so that what was deleted would come back."""
+
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        return new_instance, (type(o),), dict(o.__dict__), None, None, set_attributes
+
+
+def print_of(storage: UntypedStorage) -> bytes:
+    return memory.fingerprint(storage.data_ptr(), storage.nbytes())
+
+
+def buffer(storage: UntypedStorage) -> pickle.PickleBuffer:
+    return pickle.PickleBuffer(memory.view(storage.data_ptr(), storage.nbytes()))
+
+
+def place(device: torch.device) -> str:
+    """A device in words that hold on the other side: this process's own GPU is there its own GPU."""
+    if device.type == "cuda" and device.index == torch.cuda.current_device():
+        return "cuda"
+    return str(device)
+
+
+def new_storage(port: Port, size: int, device: str, now: bytes, data: Any) -> UntypedStorage:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        device = "cpu"
+    storage = UntypedStorage(size, device=device)
+    fill(storage, data)
+    port.fingerprints[id(storage)] = now
+    return storage
+
+
+def fill(storage: UntypedStorage, data: Any) -> None:
+    if storage.device.type == "cpu":
+        chunk(data).into(storage.data_ptr())
+    else:
+        host = UntypedStorage(storage.nbytes())
+        chunk(data).into(host.data_ptr())
+        storage.copy_(host)
+
+
+def on_storage(storage: UntypedStorage, geometry: Geometry) -> torch.Tensor:
+    dtype, offset, shape, stride = geometry
+    return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
+
+
+def new_tensor(
+    port: Port,
+    cls: type,
+    storage: UntypedStorage,
+    geometry: Geometry,
+    requires_grad: bool | None,
+    graph: bool,
+    flags: tuple[bool, bool] | None,
+) -> torch.Tensor:
+    tensor = on_storage(storage, geometry)
+    if flags:
+        torch._C._set_conj(tensor, flags[0])
+        torch._C._set_neg(tensor, flags[1])
+    if cls is torch.nn.Parameter:
+        tensor = torch.nn.Parameter(tensor, bool(requires_grad))
+    elif cls is not torch.Tensor:
+        tensor = tensor.as_subclass(cls)
+    if requires_grad:
+        tensor.requires_grad_(True)
+    if graph:
+        port.came_detached(tensor)
+    return tensor
+
+
+def set_tensor(tensor: torch.Tensor, state: Any) -> None:
+    grad, attributes = state
+    if grad is not None:
+        tensor.grad = grad
+    tensor.__dict__.update(attributes)
+
+
+def new_instance(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
+def set_attributes(o: Any, attributes: dict[str, Any]) -> None:
+    o.__dict__.update(attributes)
+    if isinstance(o, torch.optim.Optimizer):
+        o._patch_step_function()
+
+
+def new_generator(device: str, state: bytes) -> torch.Generator:
+    generator = torch.Generator(device)
+    set_state(generator, state)
+    return generator
+
+
+def get_state(generator: torch.Generator) -> bytes:
+    return generator.get_state().numpy().tobytes()
+
+
+def set_state(generator: torch.Generator, state: bytes) -> None:
+    generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
+
+class GeneratorKind(kinds.StateKind):
+    def reduce(self, o: torch.Generator, pickler: Pickler) -> Any:
+        return new_generator, (str(o.device), self.get(o))
+
+
+class TypedStorageKind(kinds.Fixed):
+    def reduce(self, o: TypedStorage, pickler: Pickler) -> Any:
+        return new_typed, (o._untyped_storage, o.dtype)
+
+
+def new_typed(storage: UntypedStorage, dtype: torch.dtype) -> TypedStorage:
+    return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def tensor_kind(o: torch.Tensor) -> kinds.Kind:
+    plain = type(o) in (torch.Tensor, torch.nn.Parameter) or type(o).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    lazy = isinstance(o, torch.nn.parameter.UninitializedTensorMixin)
+    strided = o.layout == torch.strided and not o.is_quantized and not o.is_nested and o.device.type in ("cpu", "cuda")
+    return TENSOR if plain and strided and not lazy else OPAQUE
+
+
+STORAGE, TENSOR, MODULE = StorageKind(), TensorKind(), ModuleKind()
+choice.LIBRARIES += [
+    (UntypedStorage, STORAGE),
+    (TypedStorage, TypedStorageKind(lambda o: (o._untyped_storage,))),
+    (torch.Tensor, choice.Chooser(tensor_kind)),
+    (torch.jit.ScriptModule, OPAQUE),
+    (torch.nn.Module, MODULE),
+    (torch.optim.Optimizer, MODULE),
+    (torch.Generator, GeneratorKind(get_state, set_state)),
+    (torch.Size, None),
+    (torch.dtype, kinds.FIXED),
+    (torch.device, kinds.FIXED),
+    (torch.layout, kinds.FIXED),
+]
