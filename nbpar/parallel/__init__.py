@@ -1,0 +1,35 @@
+"""What a rank does with its share of a cell: `mode(name, options, namespace)` is entered around the cell on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+from nbpar.errors import OptionError, suggest
+from nbpar.parallel.report import Report
+
+# A mode is a module with `mode(options, namespace, report)`, a context manager.
+MODES = {
+    "each": "nbpar.parallel.each",
+    "data": "nbpar.parallel.data",
+    "model": "nbpar.parallel.model",
+}
+
+
+@contextmanager
+def mode(name: str, options: Mapping[str, object], namespace: dict[str, Any]) -> Iterator[Report]:
+    """While it lasts, the code run on this rank runs in this mode. Nothing of it is left behind, however the cell ends.
+
+    namespace: the cell's global variables. Raises OptionError for an unknown mode or option.
+    """
+    if name not in MODES:
+        raise OptionError(f"There is no mode {name!r}.{suggest(name, MODES)} Modes: {', '.join(MODES)}.")
+    report = Report()
+    with ExitStack() as stack:
+        stack.enter_context(import_module(MODES[name]).mode(options, namespace, report))
+        yield report
+
+
+__all__ = ["MODES", "Report", "mode"]

@@ -1,0 +1,113 @@
+"""One run of a subject on this rank's rows, and the ranks' agreement that it went well on all of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nbpar.parallel.data import context, gradients
+from nbpar.parallel.data.border import Enter
+from nbpar.parallel.data.context import Call, Stopped
+from nbpar.parallel.data.draws import Unlike
+from nbpar.parallel.data.layouts import Layout
+from nbpar.parallel.data.subject import Subject
+
+
+@dataclass
+class Local:
+    """This rank's part of the outputs, flattened."""
+
+    values: list[Any]
+    spec: Any
+
+
+def attempt(
+    subject: Subject,
+    run: Callable[..., Any],
+    flat: Sequence[Any],
+    spec: Any,
+    cuts: Sequence[tuple[int, Layout]],
+    call: Call,
+    watch: Any = None,
+    accept: Callable[[Local], Sequence[Any]] = lambda local: (),
+) -> Local | str:
+    """Run on this rank's rows. If any rank fails, every rank gets a str, which says why if it is this rank that failed.
+
+    watch: a context to run in. accept: looks at the outputs; raises Unlike; gives what must be alike on all ranks.
+    """
+    ok, why, words, found = False, "another rank cannot run it on its rows", [0, 0], None
+    start = torch._C._autograd._get_sequence_nr()
+    try:
+        entered = enter(flat, cuts, call)
+        versions = [(value, value._version) for value in entered if isinstance(value, Tensor) and not value.is_inference()]
+        args, kwargs = tree_unflatten(entered, spec)
+        with context.inside(call), watch or nullcontext():
+            output = run(*args, **kwargs)
+        found = Local(*tree_flatten(output))
+        if any(tensor._version != version for tensor, version in versions):
+            raise Unlike("it changes an argument in place")
+        words = [word((str(found.spec), *accept(found))), trace(subject, found, start, call)]
+        ok = True
+    except Unlike as error:
+        why = str(error)
+    except Stopped:
+        why = "it does not do what its first call did"
+    except Exception as error:
+        why = f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}"
+    if call.over:  # a rank has left the call already
+        return why
+    call.over = True
+    together, equal = call.ranks.agree(ok, *words)
+    if not together or not equal[0] or found is None:
+        return why
+    call.even = equal[1]
+    if not call.even:
+        known = [leaf for leaf in subject.parameters if leaf.requires_grad]
+        if any(call.ranks.objects(any(id(leaf) not in subject.place for leaf in call.leaves))):
+            return "ranks use different tensors that are not the module's parameters"
+        if any(gradients.has_hooks(leaf) for leaf in known):
+            return "hooks look at gradients that only some ranks have"
+        call.leaves = known
+    return found
+
+
+def enter(flat: Sequence[Any], cuts: Sequence[tuple[int, Layout]], call: Call) -> list[Any]:
+    """The arguments with this rank's rows; what was one tensor stays one."""
+    entered, done = list(flat), {}
+    for at, layout in cuts:
+        key = (id(flat[at]), layout)
+        if key not in done:
+            done[key] = Enter.apply(flat[at], layout, call)
+        entered[at] = done[key]
+    return entered
+
+
+def trace(subject: Subject, local: Local, start: int, call: Call) -> int:
+    """Finds what the call's gradients go to, and gives a word for it."""
+    if not torch.is_grad_enabled():
+        return 0
+    roots = [value for value in local.values if isinstance(value, Tensor)]
+    left = [value for module in subject.modules for value in module.__dict__.values() if isinstance(value, Tensor)]
+    roots += [value for value in left if value.grad_fn is not None and value.grad_fn._sequence_nr() >= start]
+    call.leaves, outside = gradients.walk(roots, start)
+    gradients.average_outside(outside, call)
+    return word([identity(leaf, subject) for leaf in call.leaves] + [len(outside)])
+
+
+def identity(leaf: Tensor, subject: Subject) -> Any:
+    """The same for the same leaf on every rank."""
+    place = subject.place.get(id(leaf))
+    if place is not None:
+        return place, gradients.has_hooks(leaf)
+    return tuple(leaf.shape), [float(value) for value in leaf.detach().reshape(-1)[:4]]
+
+
+def word(value: Any) -> int:
+    return zlib.crc32(repr(value).encode()) + 2

@@ -1,0 +1,214 @@
+"""A split call from start to end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nbpar.parallel.data import context, state
+from nbpar.parallel.data.attempt import Local, attempt
+from nbpar.parallel.data.border import leave
+from nbpar.parallel.data.check import check, refused_before
+from nbpar.parallel.data.context import Call
+from nbpar.parallel.data.draws import Streams, Unlike, Whole, moved
+from nbpar.parallel.data.gradients import Gradients
+from nbpar.parallel.data.layouts import Layout, Share, same
+from nbpar.parallel.data.plan import Knowledge, Plan, Refusal, kind
+from nbpar.parallel.data.subject import Subject
+from nbpar.parallel.report import Report
+
+MOST_SURPRISES = 3
+
+# What is known about modules and functions outlives a cell: on the ranks they stay the same objects.
+known: WeakKeyDictionary[Any, Knowledge] = WeakKeyDictionary()
+
+
+@dataclass
+class Splitter:
+    """Runs outermost calls on this rank's rows, or whole where that would change the result."""
+
+    gradients: Gradients
+    report: Report
+    batch_dim: int | None = None
+    local_batchnorm: bool = False
+    checks: int = 0
+    check_seconds: float = 0.0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    subjects: WeakKeyDictionary[Any, Subject] = field(default_factory=WeakKeyDictionary)
+
+    def module(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """`nn.Module.__call__` that splits outermost calls."""
+
+        def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            if context.busy or in_transform() or next(module.parameters(), None) is None:
+                return original(module, *args, **kwargs)
+            subject = self.subjects.get(module)
+            if subject is None:
+                subject = self.subjects[module] = Subject(module, lambda *a, **k: original(module, *a, **k), module)
+            return self.split(subject, self.batch_dim, args, kwargs)
+
+        return call
+
+    def function(self, wrapper: Any, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of a function marked with `nbpar.split`."""
+        function = wrapper.__wrapped__
+        if context.busy or in_transform():
+            return function(*args, **kwargs)
+        dim = self.batch_dim if batch_dim is None else batch_dim
+        return self.split(Subject(wrapper, function, None), dim, args, kwargs)
+
+    def split(self, subject: Subject, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        flat, spec = tree_flatten((args, kwargs))
+        knowledge = known.setdefault(subject.key, Knowledge())
+        size = self.gradients.ranks.size
+        key = (size, kind(flat, subject.module.training if subject.module is not None else False, size, batch_dim))
+        plan = knowledge.plans.get(key)
+        refusal = refused_before(subject)
+        if refusal is None and plan is None:
+            plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
+        if isinstance(plan, Refusal):
+            refusal = plan
+        if refusal is None and isinstance(plan, Plan):
+            plan.calls += 1
+            if plan.calls > 1 and plan.calls & (plan.calls - 1) == 0:  # at calls 2, 4, 8, …
+                again = self.check(subject, flat, spec, batch_dim)
+                if isinstance(again, Refusal) or (again.cuts, again.outputs, again.state) != (plan.cuts, plan.outputs, plan.state):
+                    plan = knowledge.plans[key] = again
+                else:
+                    again.verified, again.calls = plan.verified, plan.calls
+                    plan = knowledge.plans[key] = again
+            if isinstance(plan, Refusal):
+                refusal = plan
+            else:
+                outcome = self.run(subject, plan, flat, spec)
+                if not isinstance(outcome, Refusal):
+                    self.count(subject, "split")
+                    return outcome.value
+                refusal = outcome
+                surprises = knowledge.surprises[key] = knowledge.surprises.get(key, 0) + 1
+                if not plan.verified or surprises >= MOST_SURPRISES:
+                    knowledge.plans[key] = refusal
+                else:
+                    del knowledge.plans[key]
+        return self.whole(subject, refusal, args, kwargs)
+
+    def whole(self, subject: Subject, refusal: Refusal, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.count(subject, "whole")
+        remedy = f". {refusal.remedy}" if refusal.remedy else ""
+        self.report.say(f"{subject.name} runs whole on every rank: {refusal.reason}{remedy}.")
+        with context.inside(None):
+            return subject.run(*args, **kwargs)
+
+    def count(self, subject: Subject, what: str) -> None:
+        self.counts.setdefault(subject.name, Counter())[what] += 1
+
+    def check(self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None) -> Plan | Refusal:
+        began = time.perf_counter()
+        try:
+            return check(subject, flat, spec, batch_dim, self.gradients)
+        finally:
+            self.checks += 1
+            self.check_seconds += time.perf_counter() - began
+
+    def run(self, subject: Subject, plan: Plan, flat: Sequence[Any], spec: Any) -> Done | Refusal:
+        """The outputs of a split call; or why there are none, everything put back."""
+        ranks = self.gradients.ranks
+        rows = flat[plan.base].shape[plan.dim]
+        if rows < ranks.size:
+            return Refusal(f"a batch of {rows} has fewer rows than there are ranks ({ranks.size})")
+        call = Call(Share(ranks.sizes(rows), ranks.rank), ranks, self.gradients)
+        call.reads_allowed, call.local_batchnorm = plan.reads, self.local_batchnorm
+        kept = state.State(subject.modules) if not plan.verified or plan.state else None
+        streams = Streams.now() if not plan.verified or plan.python_draws else None
+        torch_stream = torch.get_rng_state()
+        expected = None if plan.verified else self.reference(subject, flat, spec, kept, streams)
+        watch = Whole(call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
+
+        def put_back() -> None:
+            if kept:
+                kept.put_back()
+            if streams:
+                streams.put_back()
+            torch.set_rng_state(torch_stream)
+
+        def accept(local: Local) -> Sequence[Any]:
+            if not plan.draw_names and moved(torch_stream):
+                raise Unlike("it draws random numbers that its first call did not draw")
+            if local.spec != plan.spec:
+                raise Unlike("its result has another structure than that of its first call")
+            return [outline(value, how, call.share) for value, how in zip(local.values, plan.outputs, strict=True)]
+
+        local = attempt(subject, subject.run, flat, spec, plan.cuts, call, watch, accept)
+        if isinstance(local, str):
+            put_back()
+            return Refusal(local)
+        outputs = [value if how is None else leave(value, how, call) for value, how in zip(local.values, plan.outputs, strict=True)]
+        for place, how in plan.state.items():
+            if how != "same":
+                value = state.get(subject.modules, place)
+                if value is not None:
+                    state.put(subject.modules, place, leave(value, how, call))
+        if expected is not None:
+            left = [state.get(subject.modules, place) for place in plan.state]
+            fine = all(
+                not isinstance(a, Tensor) or (isinstance(b, Tensor) and same(a, b, loose()))
+                for a, b in zip([*outputs, *left], [*expected[0], *(expected[1].get(p) for p in plan.state)], strict=True)
+            )
+            if not all(ranks.objects(fine)):
+                put_back()
+                return Refusal("rows mix: the whole batch gives another result than its rows")
+            plan.verified = True
+        return Done(tree_unflatten(outputs, plan.spec))
+
+    def reference(self, subject: Subject, flat: Sequence[Any], spec: Any, kept: Any, streams: Any) -> Any:
+        """Outputs and state of one whole call, without a trace of it."""
+        args, kwargs = tree_unflatten([value.detach().clone() if isinstance(value, Tensor) else value for value in flat], spec)
+        began = time.perf_counter()
+        try:
+            with torch.no_grad(), context.inside(None):
+                outputs, _ = tree_flatten(subject.run(*args, **kwargs))
+            changes = {place: value.detach().clone() for place, value in kept.changes().items()}
+            return outputs, changes
+        except Exception:
+            return None  # the call itself will say it
+        finally:
+            kept.put_back()
+            streams.put_back()
+            self.check_seconds += time.perf_counter() - began
+
+
+@dataclass
+class Done:
+    value: Any
+
+
+def outline(value: Any, how: Any, share: Share) -> Any:
+    """What must be alike on all ranks of an output: its shape but for the rows. Raises Unlike."""
+    if not isinstance(value, Tensor):
+        if how is not None:
+            raise Unlike("its result is no tensor where it was one in its first call")
+        return value
+    if how is None or (isinstance(how, Layout) and not how.fits(value, share)):
+        raise Unlike("its result has another shape than that of its first call")
+    shape = list(value.shape)
+    if isinstance(how, Layout):
+        shape[how.dim] //= share.count
+    return shape, value.dtype, value.requires_grad
+
+
+def loose() -> float | None:
+    """Under autocast, results are only as close as its type."""
+    return 5e-2 if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") else None
+
+
+def in_transform() -> bool:
+    """Inside torch.func, tracing or compiling, calls are not ours."""
+    return bool(torch._C._functorch.peek_interpreter_stack() is not None or torch.jit.is_tracing() or torch.compiler.is_compiling())

@@ -1,0 +1,310 @@
+"""The first call of a kind: may it be split, and how are its outputs made of rows? Tried, not assumed.
+
+A few rows of the arguments are run whole, then split, with disturbed weights, in float64 where the program allows it: outputs,
+state left on modules, random draws and gradients must agree. Then the same with holes in the arguments (zeros), so that means over
+masks do not pass as means over rows. All of it leaves no trace, and all ranks come to the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nbpar.parallel.data import context
+from nbpar.parallel.data.attempt import Local, attempt
+from nbpar.parallel.data.border import leave
+from nbpar.parallel.data.context import Call
+from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
+from nbpar.parallel.data.gradients import Gradients, has_hooks
+from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, same
+from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
+from nbpar.parallel.data.state import Place, State
+from nbpar.parallel.data.subject import Subject
+
+WHOLE_VALUES = (bool, int, float, complex, str, bytes, type(None))
+REMEDY_ROWS = "Mark the part that treats rows one by one with `@nbpar.split`, or name the dimension of the batch: `--batch-dim D`"
+
+
+def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None, gradients: Gradients) -> Plan | Refusal:
+    """A plan for calls of this kind, or why there is none. Collective."""
+    reason = ""
+    for candidate in candidates(flat, gradients.ranks.size, batch_dim):
+        kept, streams = State(subject.modules), Streams.now()
+        try:
+            return Trial(subject, flat, spec, candidate, gradients).plan()
+        except Unlike as unlike:
+            reason = reason or str(unlike)
+        finally:
+            kept.put_back()
+            streams.put_back()
+    return Refusal(reason or "no argument has as many rows as there are ranks", REMEDY_ROWS if reason else "")
+
+
+class Unsuited(Unlike):
+    """The whole call cannot be run on these values: no evidence."""
+
+
+@dataclass
+class WholeRun:
+    """What a whole call gave."""
+
+    values: list[Any]
+    spec: Any
+    state: dict[Place, Tensor]
+    plain: Any
+    contained: str | None
+    draws: list[Drawn]
+    reads: bool
+    reads_rows: bool
+    streams: Streams
+    gradients: list[Tensor | None]
+
+
+class Trial:
+    """One candidate, tried. Methods raise Unlike, alike on all ranks."""
+
+    def __init__(self, subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients) -> None:
+        self.subject, self.flat, self.spec = subject, flat, spec
+        self.candidate, self.gradients, self.ranks = candidate, gradients, gradients.ranks
+        rows = min(candidate.rows, 2 * self.ranks.size + 1)
+        self.share = Share(self.ranks.sizes(rows), self.ranks.rank)
+        index = torch.linspace(0, candidate.rows - 1, rows).long()
+        few: dict[Any, Tensor] = {}
+        for at, layout in candidate.cuts:
+            key = (id(flat[at]), layout)
+            if key not in few:
+                few[key] = flat[at].detach().index_select(layout.dim, index.to(flat[at].device))
+        self.few = {at: few[id(flat[at]), layout] for at, layout in candidate.cuts}
+
+    def plan(self) -> Plan:
+        try:
+            plan = self.evidence(self.few, double=not autocast())
+        except Unsuited:
+            plan = self.evidence(self.few, double=False)
+        for holed in self.holes():
+            try:
+                other = self.evidence(holed, double=not autocast())
+            except Unsuited:
+                continue  # the program does not take such values
+            if other.outputs != plan.outputs or other.state != plan.state:
+                raise Unlike("its result is a mean over some entries (a mask?), which rows share unevenly")
+        return plan
+
+    def holes(self) -> list[dict[int, Tensor]]:
+        """The few rows with some entries zero; on the CPU also with some labels ignored."""
+        chance = torch.Generator().manual_seed(11)
+
+        def pierce(tensor: Tensor, value: int) -> Tensor:
+            kept = (torch.rand(tensor.shape, generator=chance) > 0.3).to(tensor.device)
+            return torch.where(kept, tensor, torch.full_like(tensor, value))
+
+        by_tensor: dict[int, Tensor] = {}
+        for tensor in self.few.values():
+            by_tensor.setdefault(id(tensor), pierce(tensor, 0))
+        variants = [{at: by_tensor[id(tensor)] for at, tensor in self.few.items()}]
+        labels = {at: tensor for at, tensor in self.few.items() if tensor.dtype == torch.int64 and at != self.candidate.base}
+        if labels and all(tensor.device.type == "cpu" for tensor in labels.values()):
+            variants.append({**self.few, **{at: pierce(tensor, -100) for at, tensor in labels.items()}})
+        return variants
+
+    def evidence(self, few: dict[int, Tensor], double: bool) -> Plan:
+        """What a whole and a split run say. Raises Unsuited where the whole run fails."""
+        kept, streams = State(self.subject.modules), Streams.now()
+        try:
+            with self.subject.disturbed(double):
+                inputs = self.inputs(few, double)
+                whole = self.run_whole(inputs)
+                kept.put_back()
+                streams.put_back()
+                return self.run_split(inputs, whole, kept)
+        finally:
+            kept.put_back()
+            streams.put_back()
+
+    def inputs(self, few: dict[int, Tensor], double: bool) -> list[Any]:
+        """The flattened arguments with few rows; the arguments without rows as they are."""
+        made: dict[int, Tensor] = {}
+
+        def fresh(tensor: Tensor, like: Tensor) -> Tensor:
+            if id(tensor) not in made:
+                new = tensor.detach().double() if double and tensor.is_floating_point() else tensor.detach()
+                made[id(tensor)] = new.clone().requires_grad_(like.requires_grad)
+            return made[id(tensor)]
+
+        return [fresh(few.get(at, value), value) if isinstance(value, Tensor) else value for at, value in enumerate(self.flat)]
+
+    def run_whole(self, inputs: list[Any]) -> WholeRun:
+        kept = State(self.subject.modules)
+        flat = copies(inputs)
+        record = Record([flat[at] for at, _ in self.candidate.cuts])
+        args, kwargs = tree_unflatten(flat, self.spec)
+        try:
+            with context.inside(None), context.watching(record), record:
+                output = self.subject.trial(*args, **kwargs)
+        except Exception as error:
+            raise Unsuited(f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}") from None
+        values, spec = tree_flatten(output)
+        if record.reads_rows:
+            raise Unlike("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
+        if any(isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all() for v in values):
+            if any(torch.isnan(v).all() for v in values if isinstance(v, Tensor) and v.is_floating_point()):
+                raise Unsuited("its result is not a number")
+        for value in values:
+            if not isinstance(value, (Tensor, *WHOLE_VALUES)):
+                raise Unlike(f"it returns a {type(value).__name__}, which cannot be put together from rows")
+        wholes = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
+        state = {place: value.detach().clone() for place, value in kept.changes().items()}
+        return WholeRun(
+            wholes, spec, state, kept.plain(), kept.contained(), record.draws, record.reads, record.reads_rows,
+            Streams.now(), self.grads(values, inputs),
+        )  # fmt: skip
+
+    def run_split(self, inputs: list[Any], whole: WholeRun, kept: State) -> Plan:
+        if whole.contained:
+            raise Unlike(f"it keeps tensors in a container (`.{whole.contained}`)")
+        call = Call(self.share, self.ranks, self.gradients)
+        replay = Replay(whole.draws, self.share)
+        streams = Streams.now()
+        hows: list[Any] = []
+        state: dict[Place, Any] = {}
+
+        def accept(local: Local) -> Sequence[Any]:
+            if len(replay.layouts) != len(whole.draws):
+                raise Unlike("it draws other random numbers for fewer rows")
+            if not Streams.now().same_python(whole.streams):
+                raise Unlike("it draws random numbers by rows with numpy or `random`")
+            if local.spec != whole.spec:
+                raise Unlike("its result has another structure for fewer rows")
+            hows[:] = [self.match(one, other) for one, other in zip(local.values, whole.values, strict=True)]
+            now = kept.changes()
+            if kept.plain() != whole.plain:
+                raise Unlike("numbers that it keeps on the module depend on the number of rows")
+            if now.keys() != whole.state.keys():
+                raise Unlike("it leaves other tensors on the module for fewer rows")
+            state.update({place: self.match(now[place], value, place.name) for place, value in whole.state.items()})
+            return ()
+
+        local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
+        if isinstance(local, str):
+            raise Unlike(self.said(local))
+        now = kept.changes()
+        outputs = [self.settle(how, *pair) for how, *pair in zip(self.agreed(hows), local.values, whole.values, strict=True)]
+        places = sorted(state, key=lambda place: (place.module, place.name))
+        settled = self.agreed([state[place] for place in places])
+        how_state = {p: self.settle(how, now[p], whole.state[p]) for p, how in zip(places, settled, strict=True)}
+        self.compare_gradients(local, outputs, call, inputs, whole)
+        return Plan(
+            self.candidate.base, self.candidate.cuts, tuple(outputs), whole.spec,
+            {place: how for place, how in how_state.items() if how is not None},
+            tuple(draw.name for draw in whole.draws), tuple(self.agreed_layouts(replay.layouts)),
+            not streams.same_python(whole.streams), whole.reads,
+        )  # fmt: skip
+
+    def match(self, local: Any, whole: Any, name: str = "") -> Any:
+        """How this rank's value is part of the whole one."""
+        what = f"`.{name}`" if name else "its result"
+        if not isinstance(whole, Tensor):
+            if local != whole and not (local != local and whole != whole):
+                raise Unlike(f"{what} {str(whole)[:40]!r} depends on the rows of the batch together")
+            return None
+        how = find(local, whole, self.share) if isinstance(local, Tensor) else None
+        if how is None:
+            shape = tuple(local.shape) if isinstance(local, Tensor) else type(local).__name__
+            raise Unlike(
+                f"rows mix: {what} of {self.share.count} rows {shape} is no part of that of {self.share.rows} {tuple(whole.shape)}"
+            )
+        return how
+
+    def said(self, own: str) -> str:
+        """The first rank's own reason, the same on all."""
+        reasons = self.ranks.objects(own)
+        return next((reason for reason in reasons if not reason.startswith("another rank")), reasons[0])
+
+    def agreed(self, hows: list[Any]) -> list[Any]:
+        """The ranks' findings, which must be the same layouts."""
+        every = self.ranks.objects(hows)
+        result = []
+        for ways in zip(*every, strict=True):
+            kinds = set(ways)
+            if len(kinds) > 1 and not all(isinstance(way, Layout) for way in kinds):
+                raise Unlike("rows mix: ranks find different layouts of its result")
+            if len(kinds) > 1:
+                raise Unlike("the layout of its rows is not the same on all ranks")
+            result.append(ways[0])
+        return result
+
+    def agreed_layouts(self, layouts: list[Layout | None]) -> list[Layout | None]:
+        every = self.ranks.objects(layouts)
+        if any(other != every[0] for other in every):
+            raise Unlike("it draws other random numbers on other ranks")
+        return layouts
+
+    def settle(self, how: Any, local: Any, whole: Any) -> How | None:
+        if how != "plain":
+            return how
+        settled = plain(local, whole, self.share, self.ranks)
+        if settled is None:
+            raise Unlike(f"its result {tuple(whole.shape)} is neither alike on all ranks, nor a mean or sum over rows")
+        return settled
+
+    def wanted(self, inputs: list[Any]) -> list[Tensor]:
+        """What gradients are compared for; nothing where a person's hooks would see it."""
+        if not torch.is_grad_enabled() or any(has_hooks(parameter) for parameter in self.subject.parameters):
+            return []
+        own = [value for value in inputs if isinstance(value, Tensor) and value.requires_grad]
+        return [*{id(t): t for t in (*own, *(p for p in self.subject.parameters if p.requires_grad))}.values()]
+
+    def grads(self, outputs: Sequence[Any], inputs: list[Any]) -> list[Tensor | None]:
+        """Gradients of a random combination of the outputs."""
+        wanted = self.wanted(inputs)
+        sources = [value for value in outputs if isinstance(value, Tensor) and value.requires_grad]
+        if not wanted or not sources:
+            return []
+        chance = torch.Generator().manual_seed(5)
+        probes = [torch.rand(s.shape, generator=chance, dtype=torch.float64).to(s.device, s.dtype) - 0.3 for s in sources]
+        return list(torch.autograd.grad(sources, wanted, probes, allow_unused=True))
+
+    def compare_gradients(self, local: Local, hows: Sequence[How | None], call: Call, inputs: list[Any], whole: WholeRun) -> None:
+        if not whole.gradients:
+            return
+        pairs = zip(local.values, hows, strict=True)
+        left = [leave(value, how, call) if how is not None else value for value, how in pairs]
+        grads = self.grads(left, inputs)
+        scale = max((float(grad.abs().max()) for grad in whole.gradients if grad is not None and grad.numel()), default=0.0)
+        fine = len(grads) == len(whole.gradients) and all(
+            (a is None) == (b is None) and (a is None or b is None or same(a, b, scale=scale))
+            for a, b in zip(grads, whole.gradients, strict=True)
+        )
+        if not all(self.ranks.objects(fine)):
+            raise Unlike("rows mix in its backward pass: gradients of split rows differ")
+
+
+def autocast() -> bool:
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+
+def copies(originals: Sequence[Any]) -> list[Any]:
+    """Tensors that a program may change in place; what was one tensor stays one."""
+    made: dict[int, Any] = {}
+    return [made.setdefault(id(value), value.clone()) if isinstance(value, Tensor) else value for value in originals]
+
+
+def refused_before(subject: Subject) -> Refusal | None:
+    """What is known without a trial."""
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in subject.parameters):
+        return Refusal("its parameters get their shapes in this call")
+    for module in subject.modules:
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            for hook in getattr(module, name, {}).values():
+                origin = getattr(hook, "__module__", None) or type(hook).__module__
+                if not origin.startswith("torch.nn."):
+                    return Refusal(
+                        f"a hook on its {type(module).__name__} would see rows of the batch only",
+                        "Remove the hook in this cell",
+                    )
+    return None

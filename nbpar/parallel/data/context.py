@@ -1,0 +1,110 @@
+"""The split call that is running, if any. The one global state of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from nbpar.parallel.data.layouts import Share
+from nbpar.parallel.data.ranks import Ranks
+
+if TYPE_CHECKING:
+    from nbpar.parallel.data.gradients import Gradients
+
+
+class Stopped(BaseException):
+    """This split call cannot go on, here or on another rank: it is put back and run whole."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One split call, which its autograd nodes keep.
+
+    leaves: tensors whose gradients come from this call, alike on all ranks. even: all ranks reach the same of them.
+    """
+
+    share: Share
+    ranks: Ranks
+    gradients: Gradients
+    leaves: list[Tensor] = field(default_factory=list)
+    even: bool = False
+    reads_allowed: bool = True
+    local_batchnorm: bool = False
+    over: bool = False
+    draws: Any = None
+
+    def meet(self) -> None:
+        """Before a collective inside the call: raises Stopped if another rank has left the call."""
+        if self.over:
+            return
+        ok, same = self.ranks.agree(True)
+        if not (ok and same[0]):
+            self.over = True
+            raise Stopped
+
+    def reached(self) -> None:
+        """A backward pass enters the call."""
+        self.gradients.reached(self)
+
+
+running: Call | None = None
+busy = 0  # inside any call, split or whole: inner modules are not calls of their own
+
+
+record: Any = None  # watches a whole trial
+
+
+@contextmanager
+def watching(watcher: Any) -> Iterator[None]:
+    """Reads of values by Python are told to `watcher`, a draws.Record."""
+    global record
+    record = watcher
+    try:
+        yield
+    finally:
+        record = None
+
+
+def read(tensor: Tensor) -> None:
+    """Python reads a tensor's value. Raises Stopped in a split call that was not seen to do so."""
+    if record is not None:
+        record.read(tensor)
+    elif running is not None and not running.over and not running.reads_allowed:
+        raise Stopped
+
+
+@contextmanager
+def inside(call: Call | None) -> Iterator[None]:
+    """Run what belongs to this call; None: to a whole one."""
+    global running, busy
+    before = running
+    running, busy = call, busy + 1
+    try:
+        yield
+    finally:
+        running, busy = before, busy - 1
+
+
+def recomputing(original: Any) -> Any:
+    """`torch.utils.checkpoint.checkpoint` whose recomputation, in the backward pass, is inside its call again."""
+
+    def checkpoint(function: Any, *args: Any, **kwargs: Any) -> Any:
+        call = running
+        if call is None:
+            return original(function, *args, **kwargs)
+        draws = call.draws
+        at = draws.at if draws is not None else 0
+
+        def again(*inner: Any, **named: Any) -> Any:
+            if running is call:
+                return function(*inner, **named)
+            with inside(call), draws.once_more(at) if draws is not None else nullcontext():
+                return function(*inner, **named)
+
+        return original(again, *args, **kwargs)
+
+    return checkpoint

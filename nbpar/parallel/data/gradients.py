@@ -1,0 +1,260 @@
+"""Gradients of what split calls use are averaged by the end of each backward pass, in a few collectives.
+
+Parameters stay in place. A split call knows its leaves: the module's parameters, and what a walk of its graph finds beyond them.
+When a backward pass enters a call (`reached`), those leaves are due, and what they have got when the pass ends is averaged.
+An average is linear and leaves alone what is alike on all ranks, so shares from outside the call stay right.
+
+Where a person's own hooks see a gradient on its way, it is averaged at once, before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from nbpar.parallel.data import context
+from nbpar.parallel.data.context import Call
+from nbpar.parallel.data.ranks import Ranks
+
+BUCKET = 32 << 20  # bytes in one collective
+ALONE = 4 << 20  # a gradient of this many bytes is reduced where it is, without a copy
+OUTSIDE = "nbpar: made outside a split call"
+
+
+@dataclass
+class Due:
+    """A leaf whose gradient a pass must average, and what it had before."""
+
+    leaf: Tensor
+    grad: Tensor | None
+    version: int
+
+    @classmethod
+    def of(cls, leaf: Tensor) -> Due:
+        grad = leaf.grad
+        return cls(leaf, grad, -1 if grad is None else grad._version)
+
+    @property
+    def got(self) -> bool:
+        grad = self.leaf.grad
+        return grad is not None and (grad is not self.grad or grad._version != self.version)
+
+
+@dataclass
+class Pass:
+    """One run of the autograd engine."""
+
+    accumulates: bool
+    calls: list[Call] = field(default_factory=list)
+    due: dict[int, Due] = field(default_factory=dict)
+    hooks: list[Any] = field(default_factory=list)
+
+
+class Gradients:
+    """Averages gradients while `installed`. central: through rank 0."""
+
+    def __init__(self, ranks: Ranks, central: bool = False) -> None:
+        self.ranks, self.central = ranks, central
+        self.now: Pass | None = None
+        self.passes = 0
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        original = torch.autograd._engine_run_backward
+
+        def run(outputs: Any, grads: Any, keep: Any, create: bool, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.now is not None or context.running is not None:  # inside another pass, or a call's own business
+                return original(outputs, grads, keep, create, inputs, *args, **kwargs)
+            return self._run(original, (outputs, grads, keep, create, inputs, *args), kwargs)
+
+        torch.autograd._engine_run_backward = run
+        try:
+            yield
+        finally:
+            torch.autograd._engine_run_backward = original
+
+    def _run(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        create, inputs = args[3], args[4]
+        now = self.now = Pass(kwargs.get("accumulate_grad", False))
+        try:
+            results = original(*args, **kwargs)
+        finally:
+            self.now = None
+            for hook in now.hooks:
+                hook.remove()
+        if not now.calls:
+            return results
+        self.passes += 1
+        if now.accumulates:
+            self._average_grads(now, create)
+            return results
+        return self._average_results(now, inputs, results, create)
+
+    def reached(self, call: Call) -> None:
+        now = self.now
+        if now is None or call in now.calls:
+            return
+        now.calls.append(call)
+        for leaf in call.leaves:
+            if id(leaf) not in now.due:
+                now.due[id(leaf)] = Due.of(leaf)
+                if has_hooks(leaf):
+                    now.hooks.append(first_hook(leaf, lambda grad: Average.apply([call], grad)[0]))
+
+    def _average_grads(self, now: Pass, create: bool) -> None:
+        due = [entry for entry in now.due.values() if not has_hooks(entry.leaf)]
+        used = self._used([entry.got for entry in due], now.calls)
+        due = [entry for entry, one in zip(due, used, strict=True) if one]
+        if create:
+            grads = [entry.leaf.grad if entry.leaf.grad is not None else torch.zeros_like(entry.leaf) for entry in due]
+            for entry, grad in zip(due, Average.apply(now.calls, *grads) if due else (), strict=True):
+                entry.leaf.grad = grad
+            return
+        for entry in due:
+            if entry.leaf.grad is None:
+                entry.leaf.grad = torch.zeros_like(entry.leaf)
+        average([entry.leaf.grad for entry in due if entry.leaf.grad is not None], self.ranks, self.central)
+
+    def _average_results(self, now: Pass, inputs: Sequence[Any], results: Sequence[Tensor | None], create: bool) -> Any:
+        """`autograd.grad` gave this rank's share of what leaves, and nodes from outside a call, get from inside."""
+        due = [at for at, given in enumerate(inputs) if self._is_due(now, given)]
+        used = self._used([results[at] is not None for at in due], now.calls)
+        due = [at for at, one in zip(due, used, strict=True) if one]
+        if not due:
+            return results
+        grads = [results[at] if results[at] is not None else torch.zeros_like(inputs[at]) for at in due]
+        with torch.set_grad_enabled(create):
+            averaged = Average.apply(now.calls, *grads)
+        whole = list(results)
+        for at, grad in zip(due, averaged, strict=True):
+            whole[at] = grad
+        return tuple(whole)
+
+    def _is_due(self, now: Pass, given: Any) -> bool:
+        if not isinstance(given, Tensor):
+            return False
+        if given.grad_fn is None:
+            return id(given) in now.due and not has_hooks(given)
+        return OUTSIDE in given.grad_fn.metadata
+
+    def _used(self, got: list[bool], calls: Sequence[Call]) -> list[bool]:
+        """Which leaves any rank has a gradient for."""
+        if not got or all(call.even for call in calls):
+            return got
+        mask = torch.tensor(got, dtype=torch.uint8)
+        self.ranks.all_reduce(mask, "agreement")
+        return [bool(one) for one in mask.tolist()]
+
+
+def has_hooks(leaf: Tensor) -> bool:
+    """Whether anybody sees this leaf's gradient before the pass has ended."""
+    return bool(leaf._backward_hooks) or bool(getattr(leaf, "_post_accumulate_grad_hooks", None))
+
+
+def first_hook(leaf: Tensor, hook: Callable[[Tensor], Tensor]) -> Any:
+    """Register a hook that runs before the others. The engine reads the dictionary's order as it was filled."""
+    handle = leaf.register_hook(hook)
+    hooks = leaf._backward_hooks
+    items = list(hooks.items())
+    hooks.clear()
+    hooks.update([items[-1], *items[:-1]])
+    return handle
+
+
+class Average(Function):
+    """The ranks' average of several gradients, in one node."""
+
+    @staticmethod
+    def forward(ctx: Any, calls: Sequence[Call], *grads: Tensor) -> tuple[Tensor, ...]:
+        ctx.calls = calls
+        averaged = [grad.detach().clone().contiguous() for grad in grads]
+        average(averaged, calls[0].ranks)
+        return tuple(averaged)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        for call in ctx.calls:
+            call.reached()
+        return None, *Average.apply(ctx.calls, *grads)
+
+
+def average(tensors: Sequence[Tensor], ranks: Ranks, central: bool = False) -> None:
+    """Average over ranks, in place: large tensors where they are, small ones in buckets by type."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.layout != torch.strided:
+            average_sparse(tensor, ranks)
+        elif tensor.numel() * tensor.element_size() >= ALONE and tensor.is_contiguous():
+            reduce(tensor, ranks, central).div_(ranks.size)
+        else:
+            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in kinds.values():
+        for bucket in buckets(group):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            reduce(flat, ranks, central)
+            at = 0
+            for tensor in bucket:
+                part = flat[at : at + tensor.numel()].view(tensor.shape)
+                torch.div(part, ranks.size, out=tensor) if tensor.is_contiguous() else tensor.copy_(part.div_(ranks.size))
+                at += tensor.numel()
+
+
+def reduce(tensor: Tensor, ranks: Ranks, central: bool) -> Tensor:
+    return ranks.through_root(tensor) if central else ranks.all_reduce(tensor, "gradients")
+
+
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= BUCKET:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+def average_sparse(tensor: Tensor, ranks: Ranks) -> None:
+    """A sparse gradient (`nn.Embedding(sparse=True)`) stays sparse."""
+    own = tensor.coalesce()
+    parts = ranks.objects((own.indices(), own.values()))
+    indices = torch.cat([part[0] for part in parts], dim=1)
+    values = torch.cat([part[1] for part in parts]) / ranks.size
+    with torch.no_grad():
+        tensor.copy_(torch.sparse_coo_tensor(indices, values, tensor.shape).coalesce())
+
+
+def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any]]:
+    """From a call's local outputs: the leaves, and the nodes made before it began, that they depend on."""
+    stack = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    seen = set(stack)
+    leaves, outside = [], []
+    while stack:
+        node = stack.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            leaves.append(variable)
+        elif node._sequence_nr() < start:
+            outside.append(node)
+        elif node.name() != "EnterBackward":
+            for following, _ in node.next_functions:
+                if following is not None and following not in seen:
+                    seen.add(following)
+                    stack.append(following)
+    leaves += [tensor for tensor in outputs if tensor.grad_fn is None and tensor.requires_grad]
+    return leaves, outside
+
+
+def average_outside(nodes: Sequence[Any], call: Call) -> None:
+    """What nodes from outside get from inside the call is averaged on its way."""
+    for node in nodes:
+        node.metadata[OUTSIDE] = True
+        node.register_prehook(lambda grads: tuple(None if grad is None else Average.apply([call], grad)[0] for grad in grads))

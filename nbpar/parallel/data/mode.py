@@ -1,0 +1,106 @@
+"""Enter and leave mode `data`: what it changes in torch while a cell runs, all of it put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import checkpoint as checkpointing
+
+from nbpar.errors import OptionError, suggest
+from nbpar.parallel import api
+from nbpar.parallel.data import context, losses, norm
+from nbpar.parallel.data.call import Splitter
+from nbpar.parallel.data.draws import READS
+from nbpar.parallel.data.gradients import Gradients
+from nbpar.parallel.data.ranks import Ranks
+from nbpar.parallel.report import Report
+
+
+@dataclass(frozen=True)
+class Options:
+    """batch: names that are batches. batch_dim: where the rows are. aggregate: "allreduce" or "central".
+    local_batchnorm: statistics of each rank's rows. loss: "global" or "local"."""
+
+    batch: tuple[str, ...] = ()
+    batch_dim: int | None = None
+    aggregate: str = "allreduce"
+    local_batchnorm: bool = False
+    loss: str = "global"
+
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> Options:
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise OptionError(f"%%parallel data has no option {name!r}.{suggest(name, known)}")
+        return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+@contextmanager
+def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Report) -> Iterator[None]:
+    """The batch is split over the ranks of torch.distributed's default group."""
+    chosen = Options.of(options)
+    ranks = Ranks()
+    if ranks.size == 1:
+        yield
+        return
+    gradients = Gradients(ranks, central=chosen.aggregate == "central")
+    splitter = Splitter(gradients, report, chosen.batch_dim, chosen.local_batchnorm)
+    with ExitStack() as stack:
+        stack.enter_context(gradients.installed())
+        for owner, name, make in patches(splitter):
+            stack.enter_context(patched(owner, name, make))
+        yield
+    report.details.update(details(splitter))
+
+
+def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
+    yield nn.Module, "__call__", splitter.module
+    yield F, "batch_norm", norm.exact
+    yield F, "cross_entropy", losses.counted
+    yield F, "nll_loss", losses.counted
+    yield checkpointing, "checkpoint", context.recomputing
+    for name in READS:
+        yield Tensor, name, reading
+    yield api, "splitter", lambda none: splitter.function
+
+
+@contextmanager
+def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace an attribute for a while; one that was inherited is inherited again."""
+    own = name in vars(owner)
+    original = getattr(owner, name)
+    setattr(owner, name, make(original))
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)
+
+
+def reading(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that gives a tensor's value to Python."""
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if context.busy:
+            context.read(self)
+        return original(self, *args, **kwargs)
+
+    return method
+
+
+def details(splitter: Splitter) -> dict[str, Any]:
+    return {
+        "checks": splitter.checks,
+        "check seconds": splitter.check_seconds,
+        "calls": {name: dict(counts) for name, counts in splitter.counts.items()},
+        "backward passes": splitter.gradients.passes,
+        "collectives": dict(splitter.gradients.ranks.counts),
+    }

@@ -1,0 +1,122 @@
+"""BatchNorm inside a split call uses the whole batch: one gather of statistics forward, one all-reduce backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from nbpar.parallel.data import context
+from nbpar.parallel.data.border import SumRanks
+from nbpar.parallel.data.context import Call
+from nbpar.parallel.data.ranks import values
+
+
+def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`F.batch_norm` with the statistics of all ranks' rows."""
+
+    def batch_norm(
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        call = context.running
+        if call is None or not training or call.local_batchnorm:
+            return original(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        call.meet()
+        with torch.no_grad():
+            mean, var, count = statistics(input, call)
+            if count == 1:
+                raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
+            if running_mean is not None:
+                running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+            if running_var is not None:
+                running_var.mul_(1 - momentum).add_(var.to(running_var.dtype), alpha=momentum * count / (count - 1))
+        return Normalise.apply(input, weight, bias, mean, var, count, eps, call)
+
+    return batch_norm
+
+
+def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
+    """Mean, biased variance and number of values of each channel over all ranks; combined as Chan et al. (1979) do."""
+    dims = [dim for dim in range(input.dim()) if dim != 1]
+    precise = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    count = input.numel() // input.shape[1]
+    if count:
+        var, mean = torch.var_mean(precise, dims, correction=0)
+    else:
+        var = mean = precise.new_zeros(input.shape[1])
+    own = torch.cat([precise.new_tensor([count]), mean, var])[None]
+    every = call.ranks.gather(own, (1,) * call.ranks.size, "inside").double()
+    counts, means, variances = every[:, :1], *every[:, 1:].chunk(2, dim=1)
+    total = values(counts.sum())
+    mean_all = (counts * means).sum(0) / total
+    var_all = (counts * (variances + (means - mean_all) ** 2)).sum(0) / total
+    return mean_all.to(mean.dtype), var_all.to(var.dtype), total
+
+
+class Normalise(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None,
+        mean: Tensor, var: Tensor, count: float, eps: float, call: Call,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(input, weight, bias, mean, var)
+        ctx.count, ctx.eps, ctx.call = count, eps, call
+        return torch.batch_norm(input, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        input, weight, bias, mean, var = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grads = differentiable(ctx, grad, input, weight, bias)
+        else:
+            grads = fused(ctx, grad, input, weight, bias, mean, var)
+        return *grads, None, None, None, None, None
+
+
+def fused(
+    ctx: Any, grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients as if mean and variance were constants, then the share that flows through them."""
+    shape = [1, -1] + [1] * (input.dim() - 2)
+    scale_type = mean.dtype if weight is None else weight.dtype
+    backward = torch.ops.aten.native_batch_norm_backward
+    to_input, to_weight, to_bias = backward(
+        grad.contiguous() if input.is_contiguous() else grad, input, weight,
+        mean.to(scale_type), var.to(scale_type), None, None, False, ctx.eps, [True, True, True],
+    )  # fmt: skip
+    sums = ctx.call.ranks.all_reduce(torch.cat([to_weight, to_bias]).to(mean.dtype), "inside") / ctx.count
+    along, offset = sums.chunk(2)
+    inverse = (var + ctx.eps).rsqrt()
+    scale = inverse if weight is None else inverse * weight.to(inverse.dtype)
+    slope = scale * inverse * along
+    constant = scale * offset - slope * mean
+    to_input = torch.addcmul(to_input, input, slope.to(input.dtype).view(shape), value=-1)
+    to_input -= constant.to(input.dtype).view(shape)
+    return to_input, None if weight is None else to_weight, None if bias is None else to_bias
+
+
+def differentiable(ctx: Any, grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The same, made of functions that can be differentiated again."""
+    dims = [dim for dim in range(input.dim()) if dim != 1]
+    shape = [1, -1] + [1] * (input.dim() - 2)
+    mean = SumRanks.apply(input.sum(dims), ctx.call) / ctx.count
+    centred = input - mean.view(shape)
+    var = SumRanks.apply(centred.pow(2).sum(dims), ctx.call) / ctx.count
+    output = centred * (var + ctx.eps).rsqrt().view(shape)
+    if weight is not None:
+        output = output * weight.view(shape)
+    if bias is not None:
+        output = output + bias.view(shape)
+    inputs = [tensor for tensor in (input, weight, bias) if tensor is not None and tensor.requires_grad]
+    grads = iter(torch.autograd.grad(output, inputs, grad, create_graph=True))
+    return tuple(next(grads) if tensor is not None and tensor.requires_grad else None for tensor in (input, weight, bias))

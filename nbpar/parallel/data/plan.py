@@ -1,0 +1,121 @@
+"""What is known about a kind of call, and what kind a call is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nbpar.parallel.data.layouts import How, Layout
+from nbpar.parallel.data.state import Place
+
+MOST_CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Which arguments have rows. base: the argument (by place in the flattened call) and dimension that count them."""
+
+    base: int
+    rows: int
+    cuts: tuple[tuple[int, Layout], ...]
+
+    @property
+    def dim(self) -> int:
+        return dict(self.cuts)[self.base].dim
+
+
+@dataclass
+class Plan:
+    """How calls of this kind are split. outputs: by place in the flattened result; None where it is no tensor."""
+
+    base: int
+    cuts: tuple[tuple[int, Layout], ...]
+    outputs: tuple[How | None, ...]
+    spec: Any
+    state: dict[Place, How]
+    draw_names: tuple[str, ...]
+    draw_layouts: tuple[Layout | None, ...]
+    python_draws: bool
+    reads: bool
+    verified: bool = False
+    calls: int = 0
+
+    @property
+    def dim(self) -> int:
+        return dict(self.cuts)[self.base].dim
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why calls of this kind run whole on every rank, and what a person can do."""
+
+    reason: str
+    remedy: str = ""
+
+
+@dataclass
+class Knowledge:
+    """What is known about one subject; it lives as long as the module."""
+
+    plans: dict[Any, Plan | Refusal] = field(default_factory=dict)
+    surprises: dict[Any, int] = field(default_factory=dict)
+
+
+def kind(flat: Sequence[Any], training: bool, size: int, batch_dim: int | None) -> Any:
+    """Calls of one kind share a plan: which dimensions equal the number of rows, not the shapes themselves."""
+    first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
+    counts = () if first is None else first.shape[:2]
+    parts: list[Any] = [training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), batch_dim]
+    parts += [min(count // size, 2) for count in counts]
+    for value in flat:
+        if isinstance(value, Tensor):
+            parts.append((value.dtype, value.device.type, tuple(tuple(n == count for count in counts) for n in value.shape)))
+        else:
+            parts.append(value if isinstance(value, bool | str | None) else type(value))
+    return tuple(parts)
+
+
+def candidates(flat: Sequence[Any], size: int, batch_dim: int | None) -> Iterator[Candidate]:
+    """Ways to cut the arguments, the likeliest first: dimension 0, then 1; all that share the length, then fewer."""
+    given: set[Candidate] = set()
+    tensors = {at: value for at, value in enumerate(flat) if isinstance(value, Tensor) and value.dim()}
+    for dim in (0, 1) if batch_dim is None else (batch_dim,):
+        for base, tensor in tensors.items():
+            if tensor.dim() <= dim or tensor.shape[dim] < size:
+                continue
+            rows = tensor.shape[dim]
+            order = (dim, *(other for other in (0, 1) if other != dim))
+            for cuts in choices(tensors, base, dim, rows, order):
+                candidate = Candidate(base, rows, cuts)
+                if candidate not in given and len(given) < MOST_CANDIDATES:
+                    given.add(candidate)
+                    yield candidate
+
+
+def choices(
+    tensors: dict[int, Tensor], base: int, dim: int, rows: int, order: Sequence[int]
+) -> Iterator[tuple[tuple[int, Layout], ...]]:
+    """Cuts of all arguments with this many rows; without one of the others; of the base alone."""
+
+    def cut(dims: Sequence[int], leave_out: int | None = None) -> tuple[tuple[int, Layout], ...]:
+        found = []
+        for at, tensor in tensors.items():
+            if tensor is tensors[base]:
+                found.append((at, Layout(dim)))
+            elif at != leave_out:
+                where = [d for d in dims if tensor.dim() > d and tensor.shape[d] == rows]
+                found += [(at, Layout(where[0]))] if where else []
+        return tuple(found)
+
+    everything = cut(order)
+    yield everything
+    yield cut(order[:1])
+    yield cut(())
+    if len(everything) > 2:
+        for at, _ in everything:
+            if tensors[at] is not tensors[base]:
+                yield cut(order, at)

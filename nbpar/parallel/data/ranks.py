@@ -1,0 +1,86 @@
+"""The collectives of split calls: plain torch.distributed, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+MEETING = 1  # the word of a rank that is inside a call; the end of a call has larger ones
+
+
+# What Python reads inside a call is watched (context.read); what this package reads there is not.
+values = torch._C.TensorBase.tolist
+
+
+class Ranks:
+    """The default group. counts: collectives and bytes by name, for the report."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self.counts: Counter[str] = Counter()
+
+    def _count(self, name: str, tensor: Tensor) -> None:
+        self.counts[name] += 1
+        self.counts["bytes"] += tensor.numel() * tensor.element_size()
+
+    def sizes(self, rows: int) -> tuple[int, ...]:
+        """How many of the rows each rank has."""
+        return tuple(rows // self.size + (rank < rows % self.size) for rank in range(self.size))
+
+    def all_reduce(self, tensor: Tensor, name: str = "all-reduce") -> Tensor:
+        """The sum over ranks, in place. The tensor must be contiguous."""
+        self._count(name, tensor)
+        dist.all_reduce(tensor)
+        return tensor
+
+    def through_root(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place, made on rank 0 and sent from there."""
+        self._count("gradients", tensor)
+        dist.reduce(tensor, 0)
+        dist.broadcast(tensor, 0)
+        return tensor
+
+    def gather(self, rows: Tensor, sizes: Sequence[int], name: str = "gather") -> Tensor:
+        """The ranks' rows (n, …), in order: (sum of sizes, …). Not a view of anything."""
+        as_bytes = rows.dtype == torch.bool
+        rows = (rows.to(torch.uint8) if as_bytes else rows).contiguous()
+        most = max(sizes)
+        if rows.shape[0] != most:
+            padded = rows.new_zeros((most, *rows.shape[1:]))
+            padded[: rows.shape[0]] = rows
+            rows = padded
+        self._count(name, rows)
+        out = rows.new_empty((most * self.size, *rows.shape[1:]))
+        dist.all_gather_into_tensor(out, rows)
+        if min(sizes) != most:
+            out = torch.cat([out[rank * most : rank * most + count] for rank, count in enumerate(sizes)])
+        return out.bool() if as_bytes else out
+
+    def objects(self, value: Any) -> list[Any]:
+        """Every rank's small value."""
+        self.counts["agreement"] += 1
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, ok: bool, *words: int) -> tuple[bool, list[bool]]:
+        """Whether all ranks are ok, and which of the words (two, below 2**63) are the same on all of them."""
+        self.counts["agreement"] += 1
+        first, second = words or (MEETING, 0)
+        said = torch.tensor([int(ok), first, -first, second, -second])
+        dist.all_reduce(said, op=dist.ReduceOp.MIN)
+        good, *pairs = values(said)
+        return bool(good), [pairs[0] == -pairs[1], pairs[2] == -pairs[3]]
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest over ranks of each value."""
+        self.counts["agreement"] += 1
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return values(tensor)

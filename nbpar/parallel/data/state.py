@@ -1,0 +1,137 @@
+"""What a call leaves on its modules: buffers and attributes, kept aside, put back and compared."""
+
+from __future__ import annotations
+
+import collections
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OWN = ("_parameters", "_modules", "_buffers")
+CONTAINERS = (list, dict, set, collections.deque)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor on a module: the module's place among `modules()`, and the name there."""
+
+    module: int
+    name: str
+
+
+def shallow(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, CONTAINERS) else value
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, list | tuple | set | collections.deque):
+        for item in value:
+            yield from tensors(item)
+
+
+class State:
+    """All of a module's buffers, by identity and value, and attributes, containers copied."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        self.attributes = [
+            {name: shallow(value) for name, value in module.__dict__.items() if name not in OWN} for module in modules
+        ]
+        self.buffers = [
+            {name: (value, None if value is None else value.detach().clone()) for name, value in module._buffers.items()}
+            for module in modules
+        ]
+        self.parameters = [dict(module._parameters) for module in modules]
+
+    def put_back(self) -> None:
+        for module, attributes, buffers, parameters in zip(
+            self.modules, self.attributes, self.buffers, self.parameters, strict=True
+        ):
+            own = module.__dict__
+            for name in [name for name in own if name not in attributes and name not in OWN]:
+                del own[name]
+            for name, value in attributes.items():
+                now = own.get(name)
+                if isinstance(value, CONTAINERS) and type(now) is type(value) and same_items(now, value):
+                    continue
+                own[name] = shallow(value)
+            module._parameters.update(parameters)
+            for name in [name for name in module._buffers if name not in buffers]:
+                del module._buffers[name]
+            for name, (tensor, value) in buffers.items():
+                if tensor is not None:
+                    with torch.no_grad():
+                        tensor.copy_(value) if tensor.dtype == value.dtype else setattr(tensor, "data", value.clone())
+                module._buffers[name] = tensor
+
+    def changes(self) -> dict[Place, Tensor]:
+        """Tensors that are new or differ."""
+        found: dict[Place, Tensor] = {}
+        for at, (module, attributes, buffers) in enumerate(zip(self.modules, self.attributes, self.buffers, strict=True)):
+            for name, value in module.__dict__.items():
+                if isinstance(value, Tensor) and attributes.get(name) is not value:
+                    found[Place(at, name)] = value
+            for name, value in module._buffers.items():
+                tensor, before = buffers.get(name, (None, None))
+                if value is not None and (tensor is not value or before is None or not equal(before, value)):
+                    found[Place(at, name)] = value
+        return found
+
+    def contained(self) -> str | None:
+        """The name of a container that has got a tensor, if there is one."""
+        for module, attributes in zip(self.modules, self.attributes, strict=True):
+            for name, value in module.__dict__.items():
+                if isinstance(value, CONTAINERS) and name not in OWN and not name.endswith("_hooks"):
+                    known = {id(tensor) for tensor in tensors(attributes.get(name))}
+                    if any(id(tensor) not in known for tensor in tensors(value)):
+                        return name
+        return None
+
+    def plain(self) -> list[dict[str, Any]]:
+        """Numbers and words among the attributes: whether two calls count alike."""
+        return [
+            {name: value for name, value in module.__dict__.items() if isinstance(value, bool | int | float | str)}
+            for module in self.modules
+        ]
+
+
+def same_items(a: Any, b: Any) -> bool:
+    """Whether two containers hold the very same objects, in order."""
+    if len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return all(x is y for x, y in zip(a, b, strict=True)) and all(x is y for x, y in zip(a.values(), b.values(), strict=True))
+    return a == b if isinstance(a, set) else all(x is y for x, y in zip(a, b, strict=True))
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+
+
+def get(modules: Sequence[nn.Module], place: Place) -> Tensor | None:
+    module = modules[place.module]
+    value = module._buffers[place.name] if place.name in module._buffers else module.__dict__.get(place.name)
+    return value if isinstance(value, Tensor) else None
+
+
+def put(modules: Sequence[nn.Module], place: Place, value: Tensor) -> None:
+    """In place where it was a buffer of this shape, so that whoever holds it sees the change."""
+    module = modules[place.module]
+    if place.name not in module._buffers:
+        module.__dict__[place.name] = value
+        return
+    buffer = module._buffers[place.name]
+    if buffer is not None and buffer.shape == value.shape and not value.requires_grad:
+        with torch.no_grad():
+            buffer.copy_(value)
+    else:
+        module._buffers[place.name] = value
