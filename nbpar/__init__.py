@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbpar.parallel.api import rank, size, split
-    from nbpar.values import RankRef, RankValues
     from nbpar.ranks.world import World
+    from nbpar.values import RankRef, RankValues
 
 __version__ = "0.1.0"
 __all__ = ["RankRef", "RankValues", "rank", "size", "split", "world"]
@@ -28,11 +28,18 @@ def world() -> World | None:
     return current()
 
 
+_completion: Any = None
+
+
 def load_ipython_extension(shell: Any) -> None:
     """`%load_ext nbpar`"""
+    global _completion
+    from nbpar.completion import Completion
     from nbpar.magics import ParallelMagics
 
     shell.register_magics(ParallelMagics)
+    _completion = Completion(shell)
+    _completion.add()
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -40,6 +47,7 @@ def unload_ipython_extension(shell: Any) -> None:
     from nbpar.ranks import stop
 
     stop()
+    _completion.remove()
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("parallel", None)
 

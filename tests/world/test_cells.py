@@ -179,3 +179,7 @@ class TestOptions:
     def test_help(self, notebook: Notebook) -> None:
         pages = notebook.client.inspect("%%parallel", reply=True, timeout=10)["content"]
         assert "--batch" in pages["data"]["text/plain"]
+
+    def test_tab_completes(self, notebook: Notebook) -> None:
+        answer = notebook.client.complete("%%parallel da", reply=True, timeout=10)["content"]
+        assert answer["matches"] == ["data"] and answer["cursor_start"] == len("%%parallel ")
