@@ -142,6 +142,10 @@ def meet(control: MPIGroup, ranks: Sequence[int]) -> None:
 
 def all_reduce_(tensor: Tensor, average: bool = False) -> Tensor:
     """Sum, or average, a tensor over the world in place, and return it: `dist.all_reduce` without its preparations."""
-    group = c10d._get_default_group()
+    return sum_over(c10d._get_default_group(), tensor, average)
+
+
+def sum_over(group: Any, tensor: Tensor, average: bool = False) -> Tensor:
+    """The same over a group."""
     group.allreduce([tensor], AVERAGE if average else SUM).wait()
     return tensor
