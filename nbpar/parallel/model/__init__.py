@@ -1,0 +1,16 @@
+"""`%%parallel model`: every rank runs the whole cell; a layer's tensors are real on one rank and meta on the others.
+
+home       where a tensor lives: an attribute of its storage
+channel    what ranks say to each other
+transfer   Move, Enter, Spread: values between ranks, differentiable
+table      what each torch function does with a remote value; what is not in it is refused
+dispatch   runs every torch function where its operands live
+units      a submodule of one rank is one step on the others
+layers     models as a chain of layers, divided over the ranks
+place      tensors become remote; whole: they become real again
+session    one cell, from its first module call to the comparison at its end
+"""
+
+from .mode import mode
+
+__all__ = ["mode"]

@@ -1,0 +1,132 @@
+"""What ranks say to each other: the only module of this mode that communicates.
+
+Messages between two ranks are matched by their order, never by tags: NCCL has none. Every message goes as bytes, so
+that any backend carries any dtype. With `checked`, each message is preceded by its edge's key, asserted on arrival.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nbpar.errors import CollectiveMismatch
+
+_SWEEP = 64  # unfinished sends kept before the finished ones are looked for
+
+
+class Channel:
+    """The ranks that share a model: one process group, by default all ranks."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None, checked: bool = False) -> None:
+        self.group = group
+        self.checked = checked
+        self.rank: int = dist.get_rank(group)
+        self.size: int = dist.get_world_size(group)
+        self.messages = self.broadcasts = self.bytes = 0
+        self.device = torch.device("cpu")
+        self._key = 0
+        self._log = hashlib.blake2b(digest_size=8)
+        self._sending: list[tuple[Any, Tensor]] = []
+
+    def edge(self, kind: str, *what: object) -> int:
+        """A new edge's key. Every rank notes every edge, its own or not: the notes are compared at the end."""
+        self._key += 1
+        self._log.update(repr((kind, what)).encode())
+        return self._key
+
+    @property
+    def log(self) -> str:
+        return self._log.hexdigest()
+
+    def send(self, value: Tensor, to: int, key: int) -> None:
+        data = _bytes(value)
+        self.messages += 1
+        self.bytes += data.numel()
+        if self.checked:
+            self._post(torch.tensor([key, data.numel()]), to)
+        self._post(data, to)
+
+    def receive(self, like: Tensor, source: int, key: int) -> Tensor:
+        """A real tensor with the shape, strides and dtype of `like`."""
+        size = like.numel() * like.element_size()
+        if self.checked:
+            head = torch.empty(2, dtype=torch.int64)
+            dist.recv(head, self._global(source), group=self.group)
+            if head.tolist() != [key, size]:
+                raise CollectiveMismatch(f"rank {self.rank} got message {head.tolist()} where it waits for {[key, size]}")
+        data = torch.empty(size, dtype=torch.uint8, device=self.device)
+        dist.recv(data, self._global(source), group=self.group)
+        return _shaped(data, like)
+
+    def broadcast(self, value: Tensor, source: int) -> Tensor:
+        """`value` of the rank `source`, on all ranks. Elsewhere `value` gives shape, strides and dtype."""
+        size = value.numel() * value.element_size()
+        data = torch.empty(size, dtype=torch.uint8, device=self.device)
+        if self.rank == source:
+            data = _bytes(value).clone()
+            self.bytes += size
+        self.broadcasts += 1
+        if size:
+            dist.broadcast(data, self._global(source), group=self.group)
+        return _shaped(data, value)
+
+    def tell(self, thing: Any, source: int) -> Any:
+        """A small Python object of the rank `source`, on all ranks."""
+        box = [thing]
+        dist.broadcast_object_list(box, self._global(source), group=self.group)
+        return box[0]
+
+    def gather(self, thing: Any) -> list[Any]:
+        """Every rank's object, by rank, on all ranks."""
+        things: list[Any] = [None] * self.size
+        dist.all_gather_object(things, thing, group=self.group)
+        return things
+
+    def flush(self) -> None:
+        """Wait until everything sent has left."""
+        for work, _ in self._sending:
+            work.wait()
+        self._sending.clear()
+
+    def _post(self, data: Tensor, to: int) -> None:
+        self._sending.append((dist.isend(data, self._global(to), group=self.group), data))
+        if len(self._sending) > _SWEEP:
+            self._sending = [(work, kept) for work, kept in self._sending if not work.is_completed()]
+
+    def _global(self, rank: int) -> int:
+        return rank if self.group is None else dist.get_global_rank(self.group, rank)
+
+
+def _bytes(value: Tensor) -> Tensor:
+    return value.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _shaped(data: Tensor, like: Tensor) -> Tensor:
+    whole = data.view(like.dtype).view(like.shape)
+    strided = torch.empty_like(like.detach(), device=data.device, requires_grad=False)
+    return whole if strided.stride() == whole.stride() else strided.copy_(whole)
+
+
+class _Open:
+    channel: Channel | None = None
+
+
+def connect(channel: Channel | None) -> None:
+    """Make this the channel of the cell that runs now. Autograd functions reach it by `channel()`."""
+    _Open.channel = channel
+
+
+def channel() -> Channel:
+    if _Open.channel is None:
+        raise RuntimeError("no parallel model cell is running")
+    return _Open.channel
+
+
+def agree(values: Sequence[Any]) -> bool:
+    """Whether all ranks hold the same object."""
+    return all(value == values[0] for value in values)

@@ -1,0 +1,175 @@
+"""Every torch function of the cell comes by here and runs where its operands live.
+
+The mode stands above autograd, so that each rank builds the same graph: real on the owner, meta elsewhere. It is off
+while a backward pass runs (meta kernels written in Python would come by here again) and on inside the hooks that people
+register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nbpar.errors import Unsupported
+
+from . import special, table
+from .channel import channel
+from .draws import drawn_within, redraw, redraw_within
+from .home import owner, pinned, wrote
+from .operands import own, plain_number, plain_slices, tensors
+from .remote import tell_size
+from .transfer import bring
+
+Function = Callable[..., Any]
+
+
+@dataclass
+class Call:
+    """One call of a torch function. operands: the tensors among its arguments."""
+
+    func: Function
+    name: str
+    args: Any
+    kwargs: dict[str, Any]
+    operands: list[Tensor]
+
+    def run(self) -> Any:
+        return self.func(*self.args, **self.kwargs)
+
+
+class Dispatch(TorchFunctionMode):
+    """Runs operations where their operands live. `calls` counts those on owned values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
+
+    def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "backward":
+            return special.backward(func, args, kwargs)
+        if name in ("register_hook", "register_post_accumulate_grad_hook"):
+            return special.register(self, func, *args)
+        operands = tensors((args, kwargs))
+        if not operands:
+            return func(*args, **kwargs)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            special.refuse_functorch(operands)
+            return func(*args, **kwargs)
+        owners = {owner(value) for value in operands}
+        if owners == {None}:
+            return func(*args, **kwargs)
+        self.calls += 1
+        return self._run(Call(func, name, args, kwargs, operands))
+
+    def _run(self, call: Call) -> Any:
+        func, name, args, kwargs = call.func, call.name, call.args, call.kwargs
+        if name == "__get__":
+            return special.get_property(func, args[0])
+        if name == "__set__":
+            return special.set_property(func, *args)
+        if name == "grad" and func is torch.autograd.grad:
+            return special.grad(func, args, kwargs)
+        if name.startswith(("_foreach_", "_fused_")):
+            return special.foreach(func, name, args, kwargs)
+        if name == "_amp_foreach_non_finite_check_and_unscale_":
+            return special.unscale(func, *args)
+        kind = table.KINDS.get(name)
+        if kind is None:
+            raise Unsupported(
+                f"torch's {name!r} on a value that one rank holds: not known to be safe; "
+                "compute it on a copy that all ranks have, torch.tensor(value.tolist())"
+            )
+        if kind == "known":
+            return func(*args, **kwargs)
+        if kind == "show":
+            return special.show(func, args, kwargs, call.operands[0])
+        if kind == "read":
+            return special.read(func, name, args, kwargs)
+        if kind == "draw by value":
+            return special.everywhere(func, args, kwargs)
+        if kind == "like":
+            return special.like(func, name, args, kwargs)
+        if kind == "cast":
+            return special.cast(func, args, kwargs, call.operands[0])
+        return self._compute(call, kind)
+
+    def _compute(self, call: Call, kind: str) -> Any:
+        """Bring the operands to one rank, and run it there: really on that rank, on meta elsewhere."""
+        changes = table.in_place(call.name)
+        to = _place(call, changes)
+        here = to is None or channel().rank == to
+        leaves, tree = tree_flatten((_plain(call.name, call.args), {k: plain_number(k, v) for k, v in call.kwargs.items()}))
+        call.args, call.kwargs = tree_unflatten([_there(leaf, to, here) for leaf in leaves], tree)
+        if to is None:
+            return call.run()
+        if not here:
+            _draw(call, kind)
+            call.kwargs.pop("generator", None)
+        if kind == "sized" or table.sized(call.name, call.args, call.kwargs):
+            return tell_size(call.func, call.args, call.kwargs, to)
+        result = call.run() if here else _on_meta(call, to)
+        if torch.is_autocast_enabled(channel().device.type) and not changes:
+            result = self._same_dtypes(call, result, to)
+        return own(result, to, call.name, changes)
+
+    def _same_dtypes(self, call: Call, result: Any, to: int) -> Any:
+        """Under autocast a meta result may have another dtype than the real one: the owner tells it, once a signature."""
+        leaves, tree = tree_flatten(result)
+        key = call.func, tuple(value.dtype for value in tensors((call.args, call.kwargs))), call.kwargs.get("dtype")
+        if key not in self._dtypes:
+            dtypes = tuple(leaf.dtype for leaf in leaves if isinstance(leaf, Tensor))
+            self._dtypes[key] = channel().tell(dtypes, to)
+        told = iter(self._dtypes[key])
+        return tree_unflatten([leaf.to(next(told)) if isinstance(leaf, Tensor) else leaf for leaf in leaves], tree)
+
+
+def _place(call: Call, changes: bool) -> int | None:
+    """Where it runs: where the changed operand is, else where parameters are, else at the last of its operands."""
+    for position in table.CHANGES.get(call.name, ()):
+        if len(call.args) > position and isinstance(call.args[position], Tensor):
+            wrote(call.args[position])
+    target = call.operands[0] if changes else call.kwargs.get("out")
+    if target is not None:
+        if not isinstance(target, Tensor):
+            raise Unsupported(f"torch's {call.name!r} with several out= tensors; assign its results instead")
+        wrote(target)
+        return owner(target)
+    fixed = {rank for value in call.operands if pinned(value) and (rank := owner(value)) is not None}
+    if len(fixed) > 1 and call.name in table.CHANGES:
+        raise Unsupported(f"{call.name}: its running statistics and its weights are on different ranks; --place them together")
+    return max(fixed or {rank for value in call.operands if (rank := owner(value)) is not None})
+
+
+def _draw(call: Call, kind: str) -> None:
+    if kind == "draw":
+        redraw(call.func, call.args, call.kwargs)
+    elif kind == "draw within":
+        redraw_within(drawn_within(call.name, call.args, call.kwargs))
+
+
+def _plain(name: str, args: Any) -> Any:
+    return (args[0], plain_slices(args[1]), *args[2:]) if name in ("__getitem__", "__setitem__") else args
+
+
+def _there(leaf: Any, to: int | None, here: bool) -> Any:
+    if isinstance(leaf, Tensor):
+        return bring(leaf, to)
+    return torch.device("meta") if isinstance(leaf, torch.device) and not here else leaf
+
+
+def _on_meta(call: Call, to: int) -> Any:
+    try:
+        return call.run()
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error).lower():
+            raise
+        raise Unsupported(f"torch's {call.name!r} needs values that only rank {to} has") from error

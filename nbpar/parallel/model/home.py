@@ -1,0 +1,76 @@
+"""Where a tensor lives: its owner is an attribute of its storage, so that views, `.data`, `detach` and saved tensors keep it.
+
+Three states, nothing else:
+
+    owned        real on its owner, meta on every other rank
+    replicated   no owner, real and equal on all ranks
+    lost         no owner and meta: nobody knows the value, so it raises Unsupported
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nbpar.errors import Unsupported
+
+_OWNER = "_nbpar_owner"
+_STAMP = "_nbpar_stamp"
+_PINNED = "_nbpar_pinned"
+
+
+def owner(tensor: Tensor) -> int | None:
+    """The rank that holds this value; None where every rank holds it. Raises Unsupported where no rank does."""
+    if tensor.layout is not torch.strided:
+        return None
+    rank: int | None = getattr(tensor.untyped_storage(), _OWNER, None)
+    if rank is None and tensor.is_meta:
+        raise Unsupported(
+            f"a meta tensor of shape {tuple(tensor.shape)} has no value on any rank; create it on a real device instead"
+        )
+    return rank
+
+
+def give(tensor: Tensor, rank: int | None) -> Tensor:
+    """Say that this value is held by `rank`."""
+    if rank is not None:
+        setattr(tensor.untyped_storage(), _OWNER, rank)
+    return tensor
+
+
+def release(tensor: Tensor) -> None:
+    """Say that every rank holds this value."""
+    storage = tensor.untyped_storage()
+    for mark in (_OWNER, _PINNED):
+        if hasattr(storage, mark):
+            delattr(storage, mark)
+
+
+def remote(like: Tensor, rank: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A value of that shape, strides and dtype which another rank holds."""
+    return give(torch.empty_like(like.detach(), dtype=dtype, device="meta", requires_grad=False), rank)
+
+
+def wrote(tensor: Tensor) -> None:
+    """Say that this value changed, so that copies of it on other ranks are stale."""
+    if tensor.layout is torch.strided:
+        setattr(tensor.untyped_storage(), _STAMP, object())
+
+
+def stamp(tensor: Tensor) -> object:
+    """The same object until the value changes. Told alike on all ranks, unlike `_version`."""
+    storage = tensor.untyped_storage()
+    mark = getattr(storage, _STAMP, None)
+    if mark is None:
+        mark = object()
+        setattr(storage, _STAMP, mark)
+    return mark
+
+
+def pin(tensor: Tensor) -> None:
+    """Say that operations come to this value, as it is a parameter or buffer: it does not travel if it can be avoided."""
+    setattr(tensor.untyped_storage(), _PINNED, True)
+
+
+def pinned(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and getattr(tensor.untyped_storage(), _PINNED, False)

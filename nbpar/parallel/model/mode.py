@@ -1,0 +1,130 @@
+"""Enter and leave the model-parallel mode around a cell, on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from nbpar.errors import OptionError, PeerFailed, Unsupported, suggest
+from nbpar.parallel.report import Report
+
+from .channel import Channel, agree, connect
+from .session import Options, Session
+from .transfer import forget
+from .whole import make_whole
+
+_BALANCES = ("params", "memory")
+_KNOWN = ("micro", "place", "balance", "how", "keep", "units", "group", "checked", "failed")
+
+
+@contextmanager
+def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Report | None = None) -> Iterator[Report]:
+    """Run what is inside with the layers of the namespace's models on different ranks. Entered by all ranks alike.
+
+    options: micro (int), place ("name=rank,…"), balance ("params" | "memory"), keep (names that stay on their ranks);
+    group (a process group, default all ranks), checked (assert each message's key), units (submodules as one step),
+    failed (called with an exception before this rank waits for the others, so that a caller may stop them).
+    At the start, tensors in `namespace` are real and equal on all ranks; at the end they are again, under the same objects.
+    Raises Unsupported where a line cannot run without risking a wrong number, CollectiveMismatch where ranks disagree.
+    """
+    chosen = parse(options)
+    link = Channel(options.get("group"), bool(options.get("checked")))  # type: ignore[arg-type]
+    report = Report() if report is None else report
+    session = Session(link, chosen, namespace, report.say)
+    connect(link)
+    try:
+        try:
+            with session.running():
+                yield report
+        except BaseException as error:
+            _after_failure(error, session, options)
+            raise
+        link.flush()
+        _raise_failure(session)
+        session.compare()
+        _finish(session, report)
+    finally:
+        forget()
+        connect(None)
+
+
+def _after_failure(error: BaseException, session: Session, options: Mapping[str, object]) -> None:
+    """A cell that fails alike on all ranks leaves what it had done, as in one process."""
+    tell = options.get("failed")
+    if callable(tell):
+        tell(error)
+    if isinstance(error, PeerFailed) or not isinstance(error, Exception):
+        return
+    states = session.channel.gather((type(error).__name__, str(error), session.channel.log))
+    if agree(states):
+        session.channel.flush()
+        with torch._C.DisableTorchFunction():
+            make_whole(session.namespace)
+
+
+def _raise_failure(session: Session) -> None:
+    """An exception that a thread of the cell lost on some rank."""
+    lost = session.channel.gather(None if session.failure is None else str(session.failure))
+    for text in lost:
+        if text is not None:
+            raise Unsupported(text)
+
+
+def _finish(session: Session, report: Report) -> None:
+    link = session.channel
+    with torch._C.DisableTorchFunction():
+        held = make_whole(session.namespace, session.options.keep)
+    if session.placed:
+        counts = [list(session.placed.values()).count(rank) for rank in range(link.size)]
+        report.say("layers by rank: " + ", ".join(map(str, counts)))
+    else:
+        report.say("nothing was split: no module with parameters was called (a layer's .forward does not count, its call does)")
+    report.details.update(
+        placed=dict(session.placed),
+        operations=session.dispatch.calls,
+        messages=link.messages,
+        broadcasts=link.broadcasts,
+        bytes=link.bytes,
+        written_back=held,
+        by_operation=dict(session.units.why),
+    )
+
+
+def parse(options: Mapping[str, object]) -> Options:
+    """Options from a magic's line. Raises OptionError."""
+    for name in options:
+        if name not in _KNOWN:
+            raise OptionError(f"unknown option {name!r}.{suggest(name, _KNOWN)}")
+    balance = str(options.get("balance") or "params")
+    if balance not in _BALANCES:
+        raise OptionError(f"--balance {balance}: one of {', '.join(_BALANCES)}.{suggest(balance, _BALANCES)}")
+    how = options.get("how") or "layers"
+    if how != "layers":
+        raise OptionError(f"--how {how}: only 'layers' so far")
+    keep = options.get("keep") or ()
+    names = tuple(keep.split(",")) if isinstance(keep, str) else tuple(map(str, keep))  # type: ignore[call-overload]
+    micro = options.get("micro") or 1
+    return Options(
+        micro=int(str(micro)),
+        place=_places(options.get("place")),
+        balance=balance,
+        keep=names,
+        units=bool(options.get("units", True)),
+    )
+
+
+def _places(text: object) -> dict[str, int]:
+    if not text:
+        return {}
+    if isinstance(text, Mapping):
+        return {str(name): int(rank) for name, rank in text.items()}
+    places = {}
+    for item in str(text).split(","):
+        name, equals, rank = item.partition("=")
+        if not equals or not rank.strip().isdigit():
+            raise OptionError(f"--place {item}: write name=rank, as in --place encoder=0,decoder=1")
+        places[name.strip()] = int(rank)
+    return places

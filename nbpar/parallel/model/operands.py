@@ -1,0 +1,57 @@
+"""The tensors among a function's arguments and results."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from nbpar.errors import Unsupported
+
+from .home import give
+from .transfer import bring
+
+_NUMBERS = ("alpha", "beta", "value", "fill_value")
+
+
+def tensors(thing: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(thing)[0] if isinstance(leaf, Tensor)]
+
+
+def own(result: Any, rank: int, name: str = "", changes: bool = True) -> Any:
+    """Mark what an operation made. A number for Python would be known to the owner alone, so it is refused."""
+    for leaf in tree_flatten(result)[0]:
+        if isinstance(leaf, Tensor):
+            give(leaf, rank)
+        elif isinstance(leaf, (bool, int, float, complex)) and not changes:
+            raise Unsupported(f"torch's {name!r} gives Python a number that only rank {rank} knows; use .item() on a tensor")
+    return result
+
+
+def on_all_ranks(thing: Any) -> Any:
+    """The same with every tensor replicated, outside the graph."""
+    return tree_map(lambda leaf: value_of(leaf) if isinstance(leaf, Tensor) else leaf, thing)
+
+
+def value_of(tensor: Tensor) -> Tensor:
+    value = bring(tensor.detach(), None)
+    return value.requires_grad_() if tensor.requires_grad else value
+
+
+def plain_number(key: str, value: Any) -> Any:
+    """A keyword that torch takes as a number is read into Python."""
+    return bring(value.detach(), None).item() if key in _NUMBERS and isinstance(value, Tensor) and not value.dim() else value
+
+
+def plain_slices(index: Any) -> Any:
+    """Bounds of slices are read into Python."""
+
+    def bound(value: Any) -> Any:
+        return operator.index(bring(value.detach(), None)) if isinstance(value, Tensor) else value
+
+    def plain(part: Any) -> Any:
+        return slice(bound(part.start), bound(part.stop), bound(part.step)) if isinstance(part, slice) else part
+
+    return tuple(map(plain, index)) if isinstance(index, tuple) else plain(index)

@@ -1,0 +1,146 @@
+"""What is replaced in torch while a cell runs, and put back after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from nbpar.errors import Unsupported
+
+from .dispatch import Dispatch
+from .home import give, owner
+from .operands import own, tensors, value_of
+from .optimisers import group_as_on_one_device
+from .transfer import Inner, bring
+
+CHECKPOINT = "activation checkpointing: results are the same, but activations are kept"
+Call = Callable[[Callable[..., Any], nn.Module, Any, Any], Any]
+
+
+@contextmanager
+def patched(dispatch: Dispatch, call: Call, say: Callable[[str], None]) -> Iterator[None]:
+    """call(original, module, args, kwargs) stands for nn.Module.__call__. say: takes a line for the report."""
+    with ExitStack() as stack:
+
+        def replace(place: Any, name: str, make: Callable[[Any], Any]) -> None:
+            original = place.__dict__[name]
+            setattr(place, name, make(original))
+            stack.callback(setattr, place, name, original)
+
+        replace(nn.Module, "__call__", lambda original: _module_call(original, call))
+        replace(Tensor, "_reduce_ex_internal", _pickled_whole)
+        replace(torch._C, "_group_tensors_by_device_and_dtype", lambda _: group_as_on_one_device)
+        replace(Function, "apply", lambda original: _function_apply(original.__func__, dispatch, say))
+        replace(torch.autograd, "backward", _without_mode)
+        replace(torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", lambda _: _no_checkpoint(say))
+        for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
+            replace(nn.Module, name, _no_backward_hook)
+        torch.compiler.set_stance("force_eager")
+        stack.callback(torch.compiler.set_stance, "default")
+        yield
+
+
+def _module_call(original: Callable[..., Any], call: Call) -> Callable[..., Any]:
+    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return call(original, self, args, kwargs)
+
+    return __call__
+
+
+def _pickled_whole(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Pickling and torch.save bring the values, one tensor at a time."""
+
+    def _reduce_ex_internal(self: Tensor, protocol: int) -> Any:
+        with torch._C.DisableTorchFunction():
+            return original(self if owner(self) is None else _whole_like(self), protocol)
+
+    return _reduce_ex_internal
+
+
+def _whole_like(value: Tensor) -> Tensor:
+    whole = value_of(value)
+    return nn.Parameter(whole, value.requires_grad) if isinstance(value, nn.Parameter) else whole
+
+
+def _without_mode(original: Callable[..., Any]) -> Callable[..., Any]:
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return original(*args, **kwargs)
+
+    return backward
+
+
+def _function_apply(original: Callable[..., Any], dispatch: Dispatch, say: Callable[[str], None]) -> Any:
+    """Functions that people write: their operands come together, and their backward sees the rules of the cell."""
+    made: dict[type, type] = {}
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if cls is torch.utils.checkpoint.CheckpointFunction:
+            return _reentrant(say, *args)
+        with torch._C.DisableTorchFunction():
+            owners = {rank for value in tensors((args, kwargs)) if (rank := owner(value)) is not None}
+            if not owners or issubclass(cls, Inner):
+                return original(cls, *args, **kwargs)
+            rank = max(owners)
+            args = tuple(bring(arg, rank) if isinstance(arg, Tensor) else arg for arg in args)
+        if cls not in made:
+            made[cls] = _ruled(cls, dispatch)
+        with torch._C._EnableTorchFunction(), dispatch:
+            result = original(made[cls], *args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            return own(result, rank)
+
+    return classmethod(apply)
+
+
+def _ruled(cls: Any, dispatch: Dispatch) -> type:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        rank = ctx._nbpar_rank
+        with dispatch:
+            results = cls.backward(ctx, *(give(g, rank) if isinstance(g, Tensor) else g for g in grads))
+            several = results if isinstance(results, tuple) else (results,)
+            return tuple(bring(g, rank) if isinstance(g, Tensor) else g for g in several)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        result = cls.forward(*args, **kwargs)
+        ranks = [owner(value) for value in tensors(args)]
+        target = args[0] if hasattr(args[0], "save_for_backward") else None
+        if target is not None:
+            target._nbpar_rank = max((rank for rank in ranks if rank is not None), default=None)
+        return result
+
+    return type(cls.__name__, (cls,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
+
+
+def _no_checkpoint(say: Callable[[str], None]) -> Callable[..., Any]:
+    """Recomputing would move values a second time, on the owner alone. Results are the same without it."""
+
+    def generator(function: Any, *args: Any, **kwargs: Any) -> Any:
+        say(CHECKPOINT)
+        yield
+        return
+
+    return generator
+
+
+def _reentrant(say: Callable[[str], None], function: Any, preserve: bool, *args: Any) -> Any:
+    """The older kind of checkpoint: its results have a gradient only if an argument has."""
+    say(CHECKPOINT)
+    differentiable = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
+        return function(*args)
+
+
+def _no_backward_hook(original: Callable[..., Any]) -> Callable[..., Any]:
+    def register(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if any(True for _ in self.parameters()):
+            raise Unsupported(f"{original.__name__} on layers that are split; use output.register_hook(…) on the module's result")
+        return original(self, *args, **kwargs)
+
+    return register

@@ -1,0 +1,118 @@
+"""Put tensors on the ranks that own them: meta elsewhere, under the same Python object, so that optimisers stay valid."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils import swap_tensors
+
+from .channel import channel
+from .home import give, owner, pin, remote
+from .layers import Layer
+from .transfer import forget
+
+
+class Stuck(Exception):
+    """A tensor that cannot be replaced, in words."""
+
+
+def place(layers: Sequence[Layer], ranks: Sequence[int]) -> dict[nn.Module, int]:
+    """Place each layer's parameters, buffers and gradients on its rank. Gives the rank of every module that was placed.
+
+    A tensor of several layers lives with the first. If those are on different ranks it is not pinned: it travels to the
+    later ones. Raises Stuck, and places nothing, on all ranks alike.
+    """
+    forget()
+    homes: dict[nn.Module, int] = {}
+    where: dict[int, tuple[Tensor, set[int], int]] = {}
+    for layer, rank in zip(layers, ranks, strict=True):
+        homes.update(dict.fromkeys(layer.parts, rank))
+        for value in layer.tensors():
+            if owner(value) is None:
+                where.setdefault(id(value), (value, set(), rank))[1].add(rank)
+    modules = [part for layer in layers for part in layer.parts]
+    with _weak_lists_off(modules):
+        for value, _, _ in where.values():
+            _check(value)
+        for value, users, rank in where.values():
+            put(value, rank)
+            if len(users) == 1:
+                pin(value)
+    return homes
+
+
+def put(value: Tensor, rank: int) -> None:
+    """Make a replicated tensor live on `rank`."""
+    gradient = value.grad if value.is_leaf else None
+    if channel().rank != rank:
+        value.grad = None
+        _swap(value, _stand_in(value, rank))
+        if gradient is not None:
+            value.grad = remote(gradient, rank)
+    give(value, rank)
+    if value.grad is not None:
+        give(value.grad, rank)
+
+
+def _stand_in(value: Tensor, rank: int) -> Tensor:
+    made = remote(value, rank)
+    if isinstance(value, nn.Parameter):
+        made = nn.Parameter(made, value.requires_grad)
+    else:
+        made.requires_grad_(value.requires_grad)
+    return made
+
+
+def _swap(value: Tensor, made: Tensor) -> None:
+    """`value` becomes `made`, keeping its identity, attributes and hooks."""
+    made.__dict__.update(value.__dict__)
+    if value._backward_hooks is not None:
+        made._backward_hooks = value._backward_hooks
+    hooks = getattr(value, "_post_accumulate_grad_hooks", None)
+    if hooks is not None:
+        made._post_accumulate_grad_hooks = hooks
+    swap_tensors(value, made)
+
+
+def _check(value: Tensor) -> None:
+    """Whether it can be replaced, found out on every rank alike by doing it and undoing it."""
+    if not value.is_leaf:
+        raise Stuck("one of its tensors is computed from others")
+    made = _stand_in(value, 0)
+    try:
+        swap_tensors(value, made)
+    except RuntimeError:
+        raise Stuck("a graph that uses its parameters is alive; delete the loss of an earlier step first") from None
+    swap_tensors(value, made)
+
+
+class _weak_lists_off:
+    """Recurrent layers keep weak references to their weights, which stand in the way of a swap."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.layers = [module for module in modules if isinstance(module, nn.RNNBase)]
+
+    def __enter__(self) -> None:
+        for layer in self.layers:
+            layer._flat_weight_refs = []
+
+    def __exit__(self, *_: object) -> None:
+        for layer in self.layers:
+            layer._flat_weights = [getattr(layer, name, None) for name in layer._flat_weights_names]
+            layer._flat_weight_refs = [None if w is None else weakref.ref(w) for w in layer._flat_weights]
+
+
+weak_lists_off = _weak_lists_off
+
+
+def state_on(optimiser: torch.optim.Optimizer) -> None:
+    """The state of a parameter lives where the parameter does, also after it was loaded."""
+    for value, state in optimiser.state.items():
+        if not isinstance(value, Tensor) or (rank := owner(value)) is None:
+            continue
+        for thing in state.values():
+            if isinstance(thing, Tensor) and thing.dim() and owner(thing) is None:
+                put(thing, rank)

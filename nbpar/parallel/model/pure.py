@@ -1,0 +1,168 @@
+"""Whether a module's Python may be left out on the ranks that do not hold it: what its forward reads and changes.
+
+A forward that reads or calls something else than modules, functions and constants could have an effect that only the
+owner sees (a list that it appends to, a file, a counter). Such a module runs operation by operation on every rank.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import inspect
+from collections.abc import Iterator
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+Source = tuple[Any, str]  # a dict of globals or a cell, and a name in it
+
+CONSTANTS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, torch.memory_format)
+_MODULES = {"torch", "math", "cmath", "numpy", "operator", "functools", "itertools", "typing", "einops", "random"}
+_BUILTINS = frozenset(
+    """
+    abs all any bool bytes classmethod complex dict divmod enumerate filter float frozenset getattr hasattr int isinstance
+    issubclass len list map max min object pow property range repr reversed round set slice sorted staticmethod str sum
+    super tuple type zip
+    """.split()
+)
+_MODULE_FIELDS = frozenset(nn.Module().__dict__)
+_WRITES = {"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_NAME"}
+
+
+class Impure(Exception):
+    """Why a forward has to run on every rank, in words."""
+
+
+def constants_read(module: nn.Module) -> list[Source]:
+    """The constants outside the module that its forward depends on. Raises Impure if it depends on anything else."""
+    found: list[Source] = []
+    seen: set[int] = set()
+    for part in module.modules():
+        if "forward" in part.__dict__:
+            raise Impure("its forward was replaced")
+        kind = type(part)
+        if not kind.__module__.startswith("torch.nn."):
+            _function(kind.forward, kind, found, seen)
+    return found
+
+
+def _function(function: Any, owner: type | None, found: list[Source], seen: set[int]) -> None:
+    function = inspect.unwrap(function) if isinstance(function, FunctionType) else function
+    if isinstance(function, MethodType):
+        function = function.__func__
+    if not isinstance(function, FunctionType) or id(function) in seen:
+        return
+    seen.add(id(function))
+    if function.__module__ and function.__module__.split(".")[0] in _MODULES:
+        return
+    for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        _value(default, None, owner, found, seen)
+    for cell in function.__closure__ or ():
+        _value(_content(cell), (cell, "cell_contents"), owner, found, seen)
+    for code in codes(function.__code__):
+        for step in dis.get_instructions(code):
+            if step.opname in _WRITES:
+                raise Impure(f"it changes the global {step.argval}")
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                _name(step.argval, function.__globals__, owner, found, seen)
+        for name in code.co_names if owner else ():
+            member = inspect.getattr_static(owner, name, None)
+            member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            _function(member, owner, found, seen)
+
+
+def _name(name: str, names: dict[str, Any], owner: type | None, found: list[Source], seen: set[int]) -> None:
+    if name in names:
+        _value(names[name], (names, name), owner, found, seen)
+    elif name not in _BUILTINS and not _is_error(getattr(builtins, name, None)):
+        raise Impure(f"it uses {name}")
+
+
+def _value(value: Any, source: Source | None, owner: type | None, found: list[Source], seen: set[int]) -> None:
+    if isinstance(value, CONSTANTS):
+        if source is not None:
+            found.append(source)
+    elif isinstance(value, nn.Module):
+        raise Impure(f"it uses {source[1] if source else 'a default'}, a module that is not inside it")
+    elif isinstance(value, ModuleType):
+        if value.__name__.split(".")[0] not in _MODULES:
+            raise Impure(f"it uses the module {value.__name__}")
+    elif isinstance(value, (FunctionType, MethodType)):
+        _function(value, None, found, seen)
+    elif isinstance(value, type):
+        if not (_is_error(value) or issubclass(value, nn.Module) or value.__module__.split(".")[0] in {"builtins", *_MODULES}):
+            raise Impure(f"it uses the class {value.__name__}")
+    elif isinstance(value, tuple):
+        for item in value:
+            _value(item, None, owner, found, seen)
+        if source is not None:
+            found.append(source)
+    elif not (isinstance(value, BuiltinFunctionType) or _of_torch(value)):
+        raise Impure(f"it uses {source[1] if source else 'a default'}, a {type(value).__name__}")
+
+
+def check_attributes(module: nn.Module) -> None:
+    """Raises Impure if a module keeps something that its forward could change without being seen."""
+    for part in module.modules():
+        if type(part).__module__.startswith("torch.nn."):
+            continue
+        for name, value in part.__dict__.items():
+            if name in _MODULE_FIELDS:
+                continue
+            items = value.values() if isinstance(value, dict) else value
+            for item in items if isinstance(value, (list, tuple, dict, set)) else (value,):
+                if not isinstance(item, (*CONSTANTS, FunctionType, BuiltinFunctionType, nn.Module, type)):
+                    raise Impure(f"{type(part).__name__}.{name} is a {type(item).__name__}")
+
+
+def constants_in(part: nn.Module) -> Iterator[Any]:
+    """A module's attributes that are constants, or lists and dicts of constants."""
+    for name, value in part.__dict__.items():
+        if name in _MODULE_FIELDS and name != "training":
+            continue
+        if isinstance(value, CONSTANTS):
+            yield name, value
+        elif isinstance(value, (list, tuple, dict)):
+            items = (*value, *value.values()) if isinstance(value, dict) else tuple(value)
+            if all(isinstance(item, CONSTANTS) for item in items):
+                yield name, items
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
+def _of_torch(value: Any) -> bool:
+    return callable(value) and type(value).__module__.split(".")[0] in ("torch", "builtins", "numpy")
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """A code object and those nested in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from codes(constant)
+
+
+def now(sources: list[Source]) -> tuple[Any, ...]:
+    """The constants' present values."""
+    return tuple(names.get(name) if isinstance(names, dict) else _content(names) for names, name in sources)
+
+
+def mentions(code: CodeType, words: frozenset[str]) -> bool:
+    """Whether code names one of these words, as a name, an attribute or a keyword."""
+    return any(words & _words(inner) for inner in codes(code))
+
+
+def _words(code: CodeType) -> set[str]:
+    keywords = {word for constant in code.co_consts if isinstance(constant, tuple) for word in constant if isinstance(word, str)}
+    return {*code.co_names, *keywords}

@@ -1,0 +1,81 @@
+"""What an owner computes in one step, as the other ranks see it: results on meta, and one graph node for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nbpar.errors import Unsupported
+
+from .channel import channel
+from .home import give, remote
+from .operands import own, tensors
+from .transfer import Inner
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the owner tells of one result."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    requires_grad: bool
+
+    @classmethod
+    def of(cls, value: Tensor) -> Result:
+        return cls(tuple(value.shape), value.stride(), value.dtype, value.requires_grad)
+
+    def make(self, rank: int, inputs: Sequence[Tensor]) -> Tensor:
+        """The result on a rank that does not hold it, with edges to `inputs`."""
+        if self.requires_grad:
+            made: Tensor = Step.apply(self, rank, *inputs)
+            return made
+        return give(self.empty(), rank)
+
+    def empty(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+
+class Step(Inner):
+    """A remote result. Its edges are exactly the owner's, so that gradients travel in the same order on both sides."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Result, rank: int, *inputs: Tensor) -> Tensor:
+        ctx.rank = rank
+        ctx.grads = [torch.empty_like(value.detach(), device="meta") if value.requires_grad else None for value in inputs]
+        return give(result.empty(), rank)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise Unsupported(NO_SECOND_DERIVATIVE)
+        return None, None, *[None if like is None else remote(like, ctx.rank) for like in ctx.grads]
+
+
+NO_SECOND_DERIVATIVE = (
+    "a derivative of a derivative through a submodule that runs as one step: write create_graph=True "
+    "(or torch.autograd.functional) in the cell itself, so that it is seen before the forward pass"
+)
+
+
+def tell_size(function: Callable[..., Any], args: Any, kwargs: Any, rank: int) -> Any:
+    """Run a function whose results' sizes depend on values: the owner tells them."""
+    link = channel()
+    link.edge("size", rank, getattr(function, "__name__", ""))
+    said = None
+    if link.rank == rank:
+        out = function(*args, **kwargs)
+        leaves, tree = tree_flatten(out)
+        said = tree, [Result.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    tree, leaves = link.tell(said, rank)
+    if link.rank != rank:
+        inputs = [value for value in tensors((args, kwargs)) if value.requires_grad]
+        made = [leaf.make(rank, inputs) if isinstance(leaf, Result) else leaf for leaf in leaves]
+        out = tree_unflatten(made, tree)
+    return own(out, rank)

@@ -1,0 +1,140 @@
+"""One cell under `%%parallel model`: which modules are placed where and when, and what is compared at its end."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nbpar.errors import CollectiveMismatch, Unsupported
+
+from .channel import Channel, agree
+from .dispatch import Dispatch
+from .home import owner
+from .layers import chain, divide, roots, sizes, unfit
+from .optimisers import Optimisers
+from .patches import patched
+from .place import Stuck, place, state_on
+from .reach import modules, optimisers
+from .units import NOT_ONE_STEP, Units
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a cell is split. place: rank by module name. keep: names that stay on their ranks after the cell."""
+
+    micro: int = 1
+    place: Mapping[str, int] = field(default_factory=dict)
+    balance: str = "params"
+    keep: tuple[str, ...] = ()
+    units: bool = True
+
+
+class Session:
+    def __init__(self, channel: Channel, options: Options, namespace: dict[str, Any], say: Callable[[str], None]) -> None:
+        self.channel, self.options, self.namespace, self.say = channel, options, namespace, say
+        self.dispatch = Dispatch()
+        self.units = Units(options.units)
+        self.placed: dict[str, int] = {}
+        self.failure: BaseException | None = None
+        self._asked: set[int] = set()  # ids of models that were considered; they are kept below
+        self._models: list[nn.Module] = []
+        self._thread = threading.get_ident()
+        self._inside = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The cell runs inside this."""
+        self.place_all()
+        with patched(self.dispatch, self._call, self.say), Optimisers(), self.dispatch:
+            yield
+
+    def place_all(self, called: nn.Module | None = None) -> None:
+        """Divide the models that the namespace leads to, and the one that is called, over the ranks as one chain."""
+        with torch._C.DisableTorchFunction():
+            named = modules(self.namespace)
+            if called is not None:
+                known = {id(part) for _, model in named for part in model.modules()}
+                if id(called) not in known:
+                    named.append((type(called).__name__, called))
+            fresh = {name: model for name, model in roots(named).items() if self._fresh(name, model)}
+            if fresh:
+                self._divide(fresh)
+
+    def _fresh(self, name: str, model: nn.Module) -> bool:
+        if id(model) in self._asked:
+            return False
+        for part in model.modules():
+            self._asked.add(id(part))
+        self._models.append(model)
+        if any(owner(value) is not None for value in model.parameters()):
+            return False
+        why = unfit(model)
+        if why:
+            self.say(f"{name} is whole on every rank: {why}")
+        return why is None
+
+    def _divide(self, models: dict[str, nn.Module]) -> None:
+        layers = chain(models)
+        ranks = divide(layers, sizes(layers), self.channel.size, self.options.place)
+        try:
+            self.units.homes.update(place(layers, ranks))
+        except Stuck as why:
+            self.say(f"{', '.join(models)} is whole on every rank: {why}")
+            return
+        self.placed.update({layer.name: rank for layer, rank in zip(layers, ranks, strict=True)})
+        for optimiser in optimisers(self.namespace):
+            state_on(optimiser)
+
+    def _call(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What `module(*args, **kwargs)` does in the cell."""
+        if self._inside or isinstance(module, torch.jit.ScriptModule):
+            return original(module, *args, **kwargs)
+        if not self._listening():
+            self._refuse_thread(module)
+            return original(module, *args, **kwargs)
+        if id(module) not in self._asked:
+            self.place_all(module)
+        with torch._C.DisableTorchFunction():
+            self._inside = True
+            try:
+                result = self.units.call(module, args, kwargs, original)
+            finally:
+                self._inside = False
+        return original(module, *args, **kwargs) if result is NOT_ONE_STEP else result
+
+    @staticmethod
+    def _listening() -> bool:
+        """Whether the mode is on in this thread: it is off inside a backward pass and in threads of the cell."""
+        depth = torch._C._len_torch_function_stack()
+        return any(isinstance(torch._C._get_function_stack_at(i), Dispatch) for i in range(depth))
+
+    def _refuse_thread(self, module: nn.Module) -> None:
+        if threading.get_ident() != self._thread and any(owner(value) is not None for value in module.parameters()):
+            self.failure = Unsupported(f"{type(module).__name__} called in another thread of the cell; call it in the cell itself")
+            raise self.failure
+
+    def compare(self) -> None:
+        """Raises CollectiveMismatch on all ranks if their random streams or transfers differ."""
+        facts = self.channel.gather((random_digest(), self.channel.log))
+        for what, values in zip(("random states", "transfers"), zip(*facts, strict=True), strict=True):
+            if not agree(values):
+                raise CollectiveMismatch(
+                    f"the ranks' {what} differ at the end of the cell, so its results are not trusted and not written "
+                    "back; please report the cell. %%parallel data may run it"
+                )
+
+
+def random_digest() -> str:
+    """A digest of all random states: Python's, numpy's, torch's."""
+    states = [random.getstate(), np.random.get_state(), torch.get_rng_state().numpy().tobytes()]
+    return hashlib.blake2b(pickle.dumps(states), digest_size=8).hexdigest()

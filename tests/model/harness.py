@@ -1,0 +1,136 @@
+"""Run a cell's text plainly and under the mode, on every rank, and say how far the two are apart."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import random
+import sys
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nbpar.errors import Unsupported
+from nbpar.parallel.model import mode
+from nbpar.parallel.model.session import random_digest
+
+from .zoo import IMPORTS
+
+
+@dataclass
+class Outcome:
+    """How one cell went under the mode on one rank, beside the plain run on that rank."""
+
+    difference: float = float("inf")
+    text: bool = False
+    random: bool = False
+    keys: bool = False
+    refused: str = ""
+    error: str = ""
+    worst: str = ""
+    lines: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    shown: str = ""
+
+    def equal(self, tolerance: float) -> bool:
+        return not self.error and self.text and self.random and self.keys and self.difference <= tolerance
+
+
+def plain(setup: str, cell: str) -> tuple[dict[str, Any], str]:
+    names = notebook(setup)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(cell, "<cell>", "exec"), names)
+    return names, out.getvalue()
+
+
+def notebook(setup: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+    exec(compile(IMPORTS + setup, "<notebook>", "exec"), names)
+    return names
+
+
+def compare(setup: str, cell: str, options: dict[str, Any]) -> Outcome:
+    """The plain run is made on every rank, so that each compares its own. Float64 throughout."""
+    torch.set_default_dtype(torch.float64)
+    warnings.filterwarnings("ignore")
+    outcome = Outcome()
+    expected, text = plain(setup, cell)
+    facts = tensors(expected)
+    facts = {name: value.detach().clone() for name, value in facts.items()}
+    stream = random_digest()
+    names = notebook(setup)
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), mode({"checked": True, **options}, names) as report:
+            exec(compile(cell, "<cell>", "exec"), names)
+    except Unsupported as error:
+        outcome.refused = str(error)
+        print(f"refused: {error}", file=sys.stderr, flush=True)
+        return outcome
+    except BaseException as error:
+        outcome.error = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        print(outcome.error, file=sys.stderr, flush=True)  # seen if the other ranks hang
+        return outcome
+    outcome.random = random_digest() == stream
+    outcome.shown, outcome.text = f"{text}---\n{out.getvalue()}", out.getvalue() == text
+    got = tensors(names)
+    outcome.keys = got.keys() == facts.keys()
+    outcome.difference = 0.0
+    for name in facts.keys() & got.keys():
+        gap = distance(facts[name], got[name])
+        if gap > outcome.difference:
+            outcome.difference, outcome.worst = gap, name
+    outcome.lines, outcome.details = report.lines, report.details
+    return outcome
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach(), b.detach()
+    if b.is_meta or a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    if a.is_sparse:
+        a, b = a.to_dense(), b.to_dense()
+    if not a.numel():
+        return 0.0
+    return (a.to(torch.float64) - b.to(torch.float64)).abs().max().item()
+
+
+def tensors(names: dict[str, Any]) -> dict[str, Tensor]:
+    """Every tensor that modules, optimisers, numbers and tensors in the notebook hold, by a readable name."""
+    found: dict[str, Tensor] = {}
+    for name, value in names.items():
+        if isinstance(value, nn.Module):
+            for key, inner in (*value.named_parameters(), *value.named_buffers()):
+                found[f"{name}.{key}"] = inner
+                if inner.is_leaf and inner.grad is not None:
+                    found[f"{name}.{key}.grad"] = inner.grad
+        elif isinstance(value, torch.optim.Optimizer):
+            for i, state in enumerate(value.state.values()):
+                found.update({f"{name}[{i}].{key}": inner for key, inner in state.items() if isinstance(inner, Tensor)})
+        elif isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, (list, tuple)):
+            for i, inner in enumerate(value):
+                if isinstance(inner, (Tensor, float)):
+                    found[f"{name}[{i}]"] = torch.as_tensor(inner)
+        elif isinstance(value, float):
+            found[name] = torch.tensor(value)
+    return found
+
+
+def run_all(cases: dict[str, tuple[str, str]], options: dict[str, Any]) -> dict[str, Outcome]:
+    """Every case, on every rank. After a case that fails on this rank alone the ranks are out of step, so it is the last."""
+    outcomes: dict[str, Outcome] = {}
+    for name, (setup, cell) in cases.items():
+        random.seed(0)
+        np.random.seed(0)
+        outcomes[name] = compare(setup, cell, options)
+        if outcomes[name].error:
+            break
+    return outcomes
