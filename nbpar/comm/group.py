@@ -172,25 +172,39 @@ class MPIGroup(ProcessGroup):
     allreduce_coalesced = allreduce
 
     def _all_reduce(self, tensor: Tensor, opts: Any) -> Any:
-        call = self._begin("all_reduce", tensor, tensor.nbytes)
         op = SUM if opts is None else opts.reduceOp
-        mpi, staged, finish = PLAIN.get(hash(op)), tensor, None
+        mpi = PLAIN.get(hash(op))
         if mpi is None or tensor.dtype not in NUMBERS or not (tensor.is_cpu and tensor.is_contiguous()):
-            reduction = Reduction(op, tensor.dtype, self.size_)
-            mpi, staged = reduction.mpi, reduction.stage(tensor)
+            return self._all_reduce_staged(tensor, op, opts)
+        return self.all_reduce_plain(tensor, mpi, hash(op), opts is not None and not opts.asyncOp)
 
-            def finish() -> None:
-                reduction.finish(tensor, staged)
-
+    def all_reduce_plain(self, tensor: Tensor, mpi: MPI.Op, op: int, waits: bool) -> Any:
+        """All-reduce of a tensor that MPI can work on as it is. op: hash of torch's. waits: the caller will, at once."""
+        call = self._begin("all_reduce", tensor, tensor.nbytes)
         self.started += 1
-        request = self.comm.Iallreduce(IN_PLACE, numbers(staged), mpi)
-        if opts is not None and not opts.asyncOp and soon(request.Test):
-            if finish is not None:
-                finish()
+        request = self.comm.Iallreduce(IN_PLACE, numbers(tensor), mpi)
+        if waits and soon(request.Test):
             trace.end(call)
             return DONE
-        collective = Collective(self.started, "all_reduce", (staged.numel(),), staged.dtype, hash(op))
-        return MPIWork(self, call, [request], [tensor], finish=finish, keep=staged, collective=collective, nbytes=staged.nbytes)
+        collective = Collective(self.started, "all_reduce", (tensor.numel(),), tensor.dtype, op)
+        return MPIWork(self, call, [request], [tensor], keep=tensor, collective=collective, nbytes=tensor.nbytes)
+
+    def _all_reduce_staged(self, tensor: Tensor, op: Any, opts: Any) -> Any:
+        call = self._begin("all_reduce", tensor, tensor.nbytes)
+        reduction = Reduction(op, tensor.dtype, self.size_)
+        staged = reduction.stage(tensor)
+        collective = self._collective("all_reduce", [staged.numel()], staged.dtype, hash(op))
+        request = self.comm.Iallreduce(IN_PLACE, numbers(staged), reduction.mpi)
+        return self._work(
+            call,
+            [request],
+            [tensor],
+            opts,
+            lambda: reduction.finish(tensor, staged),
+            keep=staged,
+            collective=collective,
+            nbytes=staged.nbytes,
+        )
 
     def reduce(self, tensors: list[Tensor], opts: Any) -> Any:
         tensor, root = tensors[0], opts.rootRank

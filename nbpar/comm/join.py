@@ -14,6 +14,7 @@ from mpi4py import MPI
 from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
+from .buffers import NUMBERS
 from .drain import drain
 from .group import NOTHING, MPIGroup
 from .state import cores, joined, state
@@ -21,15 +22,7 @@ from .trace import trace
 from .waiting import SWITCH_INTERVAL
 
 BACKENDS = ("mpi", "gloo", "nccl")
-
-
-def _waited_for(op: Any) -> Any:
-    opts = dist.AllreduceOptions()
-    opts.reduceOp, opts.asyncOp = op, False
-    return opts
-
-
-SUM, AVERAGE = _waited_for(dist.ReduceOp.SUM), _waited_for(dist.ReduceOp.AVG)
+SUM = hash(dist.ReduceOp(dist.ReduceOp.SUM))
 SET_UP = "set-up"  # the control group's name in the trace
 
 
@@ -147,5 +140,9 @@ def all_reduce_(tensor: Tensor, average: bool = False) -> Tensor:
 
 def sum_over(group: Any, tensor: Tensor, average: bool = False) -> Tensor:
     """The same over a group."""
-    group.allreduce([tensor], AVERAGE if average else SUM).wait()
+    plain = tensor.dtype in NUMBERS and tensor.is_cpu and tensor.is_contiguous()
+    if plain and type(group) is MPIGroup and not (average and not tensor.is_floating_point()):
+        group.all_reduce_plain(tensor, MPI.SUM, SUM, True).wait()
+        return tensor.div_(group.size_) if average else tensor
+    dist.all_reduce(tensor, dist.ReduceOp.AVG if average else dist.ReduceOp.SUM, group)
     return tensor
