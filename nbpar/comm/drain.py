@@ -16,7 +16,7 @@ from mpi4py import MPI
 from .buffers import MPI_OPS, numbers, raw
 
 if TYPE_CHECKING:
-    from .group import MPIGroup
+    from .group import Group
 
 ROUNDS = 60  # of polling before what is left is given up for good: some 2 s
 LONGEST = 40e-3  # seconds of the longest round
@@ -67,7 +67,7 @@ def join_in(comm: MPI.Comm, missed: Collective) -> Started:
     raise AssertionError(missed.name)
 
 
-def drain(groups: Iterable[MPIGroup], meeting: MPI.Intracomm) -> list[MPIGroup]:
+def drain(groups: Iterable[Group], meeting: MPI.Intracomm) -> list[Group]:
     """End what is under way on these groups and free their communicators. Collective over `meeting`, the whole world.
 
     Returns the groups on which something would not end: ranks that called different collectives, say. Their buffers must
@@ -76,36 +76,51 @@ def drain(groups: Iterable[MPIGroup], meeting: MPI.Intracomm) -> list[MPIGroup]:
     mine = {group.uid: group for group in groups}
     reports = meeting.allgather({uid: (group.started, group.unfinished()) for uid, group in mine.items()})
     pending: dict[Uid, list[Started]] = {}
-    lost: set[Uid] = set()
     for uid, group in mine.items():
-        pending[uid] = [(request, work.keep) for work in group.live for request in work.requests]
         cancel([request for work in group.live for request in work.receives])
-        known = [report[uid] for report in reports if uid in report]
-        missed = {collective.number: collective for _, collectives in known for collective in collectives}
-        for number in range(group.started + 1, max(started for started, _ in known) + 1):
-            if number not in missed:
-                lost.add(uid)
-                break
-            pending[uid].append(join_in(group.comm, missed[number]))
-    wait_for_all(meeting, mine, pending)
+        missed = missed_by(group, [reports[rank].get(uid) for rank in uid[0]])
+        if missed is not None:
+            under_way = [(request, work.keep) for work in group.live for request in work.requests]
+            pending[uid] = under_way + [join_in(group.comm, collective) for collective in missed]
+    wait_for_all(meeting, [mine[uid] for uid in pending], pending)
     meeting.alltoall([None] * meeting.size)  # pushes messages still on their way ahead of it
     for group in mine.values():
         drop_messages(group.comm)
-    ended = meeting.allgather({uid: not pending[uid] and uid not in lost for uid in mine})
-    for uid in sorted({uid for report in ended for uid in report}):
-        if uid in mine and all(ended[rank].get(uid, False) for rank in uid[0]):
+    over = meeting.allgather({uid for uid, left in pending.items() if not left})
+    for uid in sorted(mine):
+        if all(uid in over[rank] for rank in uid[0]):
             mine.pop(uid).free()
     return list(mine.values())
 
 
-def wait_for_all(meeting: MPI.Intracomm, groups: dict[Uid, MPIGroup], pending: dict[Uid, list[Started]]) -> None:
+Report = tuple[int, list[Collective]]  # how many collectives a rank has started, and those that others may have missed
+
+
+def missed_by(group: Group, reports: list[Report | None]) -> list[Collective] | None:
+    """The collectives that this rank has yet to join in, in order. None if that cannot be told.
+
+    reports: of the group's ranks, None for one that has destroyed the group.
+    """
+    known: dict[int, Collective] = {}
+    last = group.started
+    for report in reports:
+        if report is None:
+            return None
+        last = max(last, report[0])
+        known.update({collective.number: collective for collective in report[1]})
+    places = range(group.started + 1, last + 1)
+    return [known[number] for number in places] if all(number in known for number in places) else None
+
+
+def wait_for_all(meeting: MPI.Intracomm, groups: list[Group], pending: dict[Uid, list[Started]]) -> None:
     """Poll in rounds until no rank has anything pending, or the rounds are over."""
     for turn in range(ROUNDS):
         end = time.perf_counter() + min(LONGEST, 100e-6 * 2**turn)
         while True:
-            for uid, group in groups.items():
+            for group in groups:
                 drop_messages(group.comm)
-                pending[uid] = [started for started in pending[uid] if not ended(started[0])]
+            for uid, left in pending.items():
+                pending[uid] = [started for started in left if not ended(started[0])]
             if not any(pending.values()) or time.perf_counter() > end:
                 break
         if not meeting.allreduce(sum(map(len, pending.values()))):

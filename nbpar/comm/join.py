@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from .buffers import NUMBERS
+from .collectives import NOTHING, MPIGroup
 from .drain import drain
-from .group import NOTHING, MPIGroup
 from .state import cores, joined, state
 from .trace import trace
 from .waiting import SWITCH_INTERVAL

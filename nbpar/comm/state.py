@@ -11,7 +11,7 @@ from ..errors import NbparError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from .group import MPIGroup
+    from .group import Group
 
 
 @dataclass(slots=True)
@@ -24,9 +24,9 @@ class State:
     """
 
     world: MPI.Intracomm | None = None
-    control: MPIGroup | None = None
-    groups: list[MPIGroup] = field(default_factory=list)
-    stuck: list[MPIGroup] = field(default_factory=list)
+    control: Group | None = None
+    groups: list[Group] = field(default_factory=list)
+    stuck: list[Group] = field(default_factory=list)
     backend: str = "mpi"
     reason: str | None = None
     crowded: bool = False

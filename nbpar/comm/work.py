@@ -18,7 +18,7 @@ from .waiting import SLOW, soon, wait_until
 
 if TYPE_CHECKING:
     from .drain import Collective
-    from .group import MPIGroup
+    from .group import Group
 
 Work: Any = dist.distributed_c10d.Work
 Tensor: Any = torch.Tensor
@@ -34,7 +34,7 @@ class MPIWork(Work):
 
     def __init__(
         self,
-        group: MPIGroup,
+        group: Group,
         call: int,
         requests: Sequence[MPI.Request],
         outcome: list[Any],
@@ -139,7 +139,7 @@ class MPIWork(Work):
 class Together(MPIWork):
     """Several works as one."""
 
-    def __init__(self, group: MPIGroup, works: Sequence[MPIWork]) -> None:
+    def __init__(self, group: Group, works: Sequence[MPIWork]) -> None:
         self.works = works
         nbytes = sum(work.nbytes for work in works)
         super().__init__(group, works[-1].call, [], [part for work in works for part in work.outcome], nbytes=nbytes)
