@@ -1,33 +1,47 @@
-"""What a cell costs that does nothing: the round trip through the kernel to two ranks and back."""
+"""What a cell costs that does nothing: in the kernel alone, and as the notebook's page sees it."""
 
 from __future__ import annotations
 
-from benchmarks.harness import Kernel, Row
+from benchmarks.harness import Row
 from benchmarks.notebooks import Ipyparallel, Nbpar, Notebook
 
 CELLS = 60
 ROUNDS = 3
+IN_KERNEL = """
+import time
+def cost():
+    start = time.perf_counter()
+    get_ipython().run_cell_magic({magic!r}, "", "pass")
+    return (time.perf_counter() - start) * 1e3
+costs = [cost() for _ in range({cells})]
+"""
 
 
 def rows() -> list[Row]:
     with Nbpar() as ours, Ipyparallel() as theirs:
-        bare = [kernel_alone(ours) for _ in range(CELLS)]
-        ours.connect()
-        theirs.connect()
-        empty(ours), empty(theirs)
-        figures: tuple[list[float], list[float]] = ([], [])
-        for _ in range(ROUNDS):
-            for notebook, its in zip((ours, theirs), figures, strict=True):
-                its += [empty(notebook) for _ in range(CELLS)]
+        for notebook in (ours, theirs):
+            notebook.connect()
+            in_kernel(notebook)
+        kernel = [one for _ in range(ROUNDS) for one in zip(in_kernel(ours), in_kernel(theirs), strict=True)]
+        page = [one for _ in range(ROUNDS) for one in zip(on_page(ours), on_page(theirs), strict=True)]
+        bare = [ours.run("pass")[0] * 1e3 for _ in range(CELLS)]
     return [
-        Row("empty cell", figures[0], Ipyparallel.name, figures[1], "ms", "≥ 3×"),
-        Row("empty cell over a kernel's own", figures[0], "`pass` in the kernel", bare, "ms"),
+        row("empty cell, in the kernel", kernel, "≥ 3×"),
+        row("empty cell, as the page sees it", page),
+        Row("empty cell, as the page sees it", [mine for mine, _ in page], "`pass` in the kernel", bare, "ms"),
     ]
 
 
-def empty(notebook: Notebook) -> float:
-    return notebook.on_ranks("pass")[0] * 1e3
+def row(name: str, pairs: list[tuple[float, float]], target: str = "") -> Row:
+    return Row(name, [mine for mine, _ in pairs], Ipyparallel.name, [its for _, its in pairs], "ms", target)
 
 
-def kernel_alone(kernel: Kernel) -> float:
-    return kernel.run("pass")[0] * 1e3
+def on_page(notebook: Notebook) -> list[float]:
+    """ms of each of some empty cells, from sending the cell to its reply."""
+    return [notebook.on_ranks("pass")[0] * 1e3 for _ in range(CELLS)]
+
+
+def in_kernel(notebook: Notebook) -> list[float]:
+    """ms of each of some empty cells, by the kernel's own clock."""
+    notebook.run(IN_KERNEL.format(magic=notebook.magic.lstrip("%"), cells=CELLS))
+    return list(notebook.value("costs"))
