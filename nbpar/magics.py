@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
@@ -24,7 +23,7 @@ class ParallelMagics(Magics):
     @cell_magic("parallel")  # type: ignore[arg-type]
     def parallel_cell(self, line: str, cell: str) -> Any:
         """USAGE"""
-        mode, given = _usage(options.cell_line, line)
+        mode, given = options.cell_line(line)
         size = given.pop("size", None)
         current = ranks.current()
         settings = None
@@ -42,7 +41,7 @@ class ParallelMagics(Magics):
     @line_magic("parallel")  # type: ignore[arg-type]
     def parallel_line(self, line: str) -> None:
         """USAGE"""
-        command, given = _usage(options.command_line, line)
+        command, given = options.command_line(line)
         getattr(self, f"_{command}")(given)
 
     def _start(self, given: dict[str, Any]) -> None:
@@ -69,13 +68,6 @@ class ParallelMagics(Magics):
 
 
 ParallelMagics.parallel_cell.__doc__ = ParallelMagics.parallel_line.__doc__ = options.usage()  # type: ignore[assignment]
-
-
-def _usage(read: Any, line: str) -> Any:
-    try:
-        return read(line)
-    except OptionError as error:
-        raise UsageError(str(error)) from None
 
 
 def _resized(settings: Settings, size: int) -> Settings:

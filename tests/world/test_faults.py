@@ -211,6 +211,7 @@ for step in range(100_000):
 
 def test_an_interrupted_training_stops_at_one_step_and_keeps_it(notebook: Notebook) -> None:
     notebook.run(TRAIN)
+    notebook.run(LOOP.replace("100_000", "3"))  # imports and checks
     message = notebook.send(LOOP)
     time.sleep(2)
     at = time.monotonic()
@@ -219,7 +220,7 @@ def test_an_interrupted_training_stops_at_one_step_and_keeps_it(notebook: Notebo
     assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 1.5
     assert "as they were before" not in cell.traceback
     done = notebook.value("done")
-    assert done > 5
+    assert done > 30
     check = (
         "done_there = done\n"
         + TRAIN
