@@ -43,7 +43,7 @@ def attempt(
     watch: a context to run in. accept: looks at the outputs; raises Unlike; gives what must be alike on all ranks.
     """
     ok, why, words, found = False, "another rank cannot run it on its rows", [0, 0], None
-    start = torch._C._autograd._get_sequence_nr()
+    start = gradients.now()
     try:
         entered = enter(flat, cuts, call)
         versions = [(value, value._version) for value in entered if isinstance(value, Tensor) and not value.is_inference()]
@@ -67,9 +67,9 @@ def attempt(
     together, equal = call.ranks.agree(ok, *words)
     if not together or not equal[0] or found is None:
         return why
-    call.even = equal[1]
+    call.even = equal[1] and not call.hidden
     if not call.even:
-        known = [leaf for leaf in subject.parameters if leaf.requires_grad]
+        known: list[Tensor] = [leaf for leaf in subject.parameters if leaf.requires_grad and leaf.is_leaf]
         if any(call.ranks.objects(any(id(leaf) not in subject.place for leaf in call.leaves))):
             return "ranks use different tensors that are not the module's parameters"
         if any(gradients.has_hooks(leaf) for leaf in known):
@@ -96,9 +96,11 @@ def trace(subject: Subject, local: Local, start: int, call: Call) -> int:
     roots = [value for value in local.values if isinstance(value, Tensor)]
     left = [value for module in subject.modules for value in module.__dict__.values() if isinstance(value, Tensor)]
     roots += [value for value in left if value.grad_fn is not None and value.grad_fn._sequence_nr() >= start]
-    call.leaves, outside = gradients.walk(roots, start)
+    call.leaves, outside, call.hidden = gradients.walk(roots, start)
     gradients.average_outside(outside, call)
-    return word([identity(leaf, subject) for leaf in call.leaves] + [len(outside)])
+    if any(id(leaf) not in subject.place for leaf in call.leaves):
+        subject.refresh()
+    return word([identity(leaf, subject) for leaf in call.leaves] + [len(outside), call.hidden])
 
 
 def identity(leaf: Tensor, subject: Subject) -> Any:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from nbpar.parallel.data import context, state
 from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.border import leave
-from nbpar.parallel.data.check import check, refused_before
+from nbpar.parallel.data.check import check, loose, refused_before
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.draws import Streams, Unlike, Whole, moved
 from nbpar.parallel.data.gradients import Gradients
@@ -112,6 +112,7 @@ class Splitter:
 
     def check(self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None) -> Plan | Refusal:
         began = time.perf_counter()
+        subject.refresh()
         try:
             return check(subject, flat, spec, batch_dim, self.gradients)
         finally:
@@ -182,6 +183,7 @@ class Splitter:
         finally:
             kept.put_back()
             streams.put_back()
+            torch.clear_autocast_cache()
             self.check_seconds += time.perf_counter() - began
 
 
@@ -202,11 +204,6 @@ def outline(value: Any, how: Any, share: Share) -> Any:
     if isinstance(how, Layout):
         shape[how.dim] //= share.count
     return shape, value.dtype, value.requires_grad
-
-
-def loose() -> float | None:
-    """Under autocast, results are only as close as its type."""
-    return 5e-2 if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") else None
 
 
 def in_transform() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Call:
     gradients: Gradients
     leaves: list[Tensor] = field(default_factory=list)
     even: bool = False
+    hidden: bool = False
     reads_allowed: bool = True
     local_batchnorm: bool = False
     over: bool = False
@@ -88,23 +89,3 @@ def inside(call: Call | None) -> Iterator[None]:
     finally:
         running, busy = before, busy - 1
 
-
-def recomputing(original: Any) -> Any:
-    """`torch.utils.checkpoint.checkpoint` whose recomputation, in the backward pass, is inside its call again."""
-
-    def checkpoint(function: Any, *args: Any, **kwargs: Any) -> Any:
-        call = running
-        if call is None:
-            return original(function, *args, **kwargs)
-        draws = call.draws
-        at = draws.at if draws is not None else 0
-
-        def again(*inner: Any, **named: Any) -> Any:
-            if running is call:
-                return function(*inner, **named)
-            with inside(call), draws.once_more(at) if draws is not None else nullcontext():
-                return function(*inner, **named)
-
-        return original(again, *args, **kwargs)
-
-    return checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from nbpar.parallel.data.layouts import Layout, Share
 UNCUTTABLE = {"_standard_gamma", "_sample_dirichlet", "poisson", "binomial", "rrelu_with_noise", "rrelu_with_noise_", "randperm"}
 
 
-def is_draw(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+def is_draw(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     if torch.Tag.nondeterministic_seeded not in function.tags:
         return False
     if "attention" in function._schema.name:  # tagged, but at dropout 0 it draws nothing
@@ -33,7 +33,7 @@ def is_draw(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     return True
 
 
-def argument(function: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def argument(function: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operator's argument by name, or its default."""
     if name in kwargs:
         return kwargs[name]
@@ -58,7 +58,7 @@ class Drawn:
 class Record(TorchDispatchMode):
     """Watches a whole call: keeps its draws, and notes whether Python reads a value that depends on the rows."""
 
-    def __init__(self, rows: Sequence[Tensor]) -> None:
+    def __init__(self, rows: Iterable[Tensor]) -> None:
         super().__init__()
         self.draws: list[Drawn] = []
         self.reads = self.reads_rows = False
@@ -87,42 +87,12 @@ class Record(TorchDispatchMode):
         return result
 
 
-class Replay(TorchDispatchMode):
-    """In a split call, gives this rank's rows of what a whole call drew. layouts: for each draw, where its rows are."""
+class Ordered(TorchDispatchMode):
+    """Knows which draw of its call comes next."""
 
-    def __init__(self, draws: Sequence[Drawn], share: Share) -> None:
+    def __init__(self, call: Call) -> None:
         super().__init__()
-        self.draws, self.share = draws, share
-        self.layouts: list[Layout | None] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if not is_draw(function, args, kwargs):
-            return function(*args, **kwargs)
-        at = len(self.layouts)
-        if at >= len(self.draws) or self.draws[at].name != short(function):
-            raise Unlike("it draws other random numbers for fewer rows")
-        result = function(*args, **kwargs)
-        values = [value for value in walk(result) if isinstance(value, Tensor)]
-        layout = None
-        for value, whole in zip(values, self.draws[at].results, strict=True):
-            if value.shape != whole.shape:
-                layout = row_dimension(value, whole, self.share)
-        if layout and short(function) in UNCUTTABLE:
-            raise Unlike(f"it draws with `{short(function)}`, which cannot be cut by rows")
-        self.layouts.append(layout)
-        for value, whole in zip(values, self.draws[at].results, strict=True):
-            value.copy_(layout.cut(whole, self.share) if layout and value.shape != whole.shape else whole)
-        return result
-
-
-class Whole(TorchDispatchMode):
-    """In a split call, draws for the whole batch from the shared stream and keeps this rank's rows."""
-
-    def __init__(self, call: Call, names: Sequence[str], layouts: Sequence[Layout | None]) -> None:
-        super().__init__()
-        self.share, self.names, self.layouts = call.share, names, layouts
-        self.at = 0
+        self.share, self.at = call.share, 0
         call.draws = self
 
     @contextmanager
@@ -134,6 +104,44 @@ class Whole(TorchDispatchMode):
                 yield
         finally:
             self.at = now
+
+
+class Replay(Ordered):
+    """In a split call, gives this rank's rows of what a whole call drew. layouts: for each draw, where its rows are."""
+
+    def __init__(self, call: Call, draws: list[Drawn]) -> None:
+        super().__init__(call)
+        self.draws = draws
+        self.layouts: list[Layout | None] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not is_draw(function, args, kwargs):
+            return function(*args, **kwargs)
+        at, self.at = self.at, self.at + 1
+        if at >= len(self.draws) or self.draws[at].name != short(function):
+            raise Unlike("it draws other random numbers for fewer rows")
+        result = function(*args, **kwargs)
+        values = [value for value in walk(result) if isinstance(value, Tensor)]
+        layout = None
+        for value, whole in zip(values, self.draws[at].results, strict=True):
+            if value.shape != whole.shape:
+                layout = row_dimension(value, whole, self.share)
+        if layout and short(function) in UNCUTTABLE:
+            raise Unlike(f"it draws with `{short(function)}`, which cannot be cut by rows")
+        if at == len(self.layouts):
+            self.layouts.append(layout)
+        for value, whole in zip(values, self.draws[at].results, strict=True):
+            value.copy_(layout.cut(whole, self.share) if layout and value.shape != whole.shape else whole)
+        return result
+
+
+class Whole(Ordered):
+    """In a split call, draws for the whole batch from the shared stream and keeps this rank's rows."""
+
+    def __init__(self, call: Call, names: tuple[str, ...], layouts: tuple[Layout | None, ...]) -> None:
+        super().__init__(call)
+        self.names, self.layouts = names, layouts
 
     def layout(self, name: str) -> Layout | None:
         """Of the draw that comes next: by its place, or else by its kind."""
@@ -159,7 +167,7 @@ def draw_whole(function: Any, args: Any, kwargs: Any, layout: Layout, share: Sha
     """Call a random operator with all rows in every argument that has rows; give this rank's."""
     dim, target = layout.dim, args[0] if args and isinstance(args[0], Tensor) else None
 
-    def has_rows(shape: Sequence[int]) -> bool:
+    def has_rows(shape: tuple[int, ...] | list[int]) -> bool:
         return len(shape) > dim and shape[dim] > 0 and shape[dim] % (share.count * layout.outer) == 0
 
     def all_rows(value: Any) -> Any:

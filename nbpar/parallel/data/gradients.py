@@ -232,11 +232,19 @@ def average_sparse(tensor: Tensor, ranks: Ranks) -> None:
         tensor.copy_(torch.sparse_coo_tensor(indices, values, tensor.shape).coalesce())
 
 
-def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any]]:
-    """From a call's local outputs: the leaves, and the nodes made before it began, that they depend on."""
+def now() -> int:
+    """The number of the next autograd node."""
+    return torch._C._autograd._get_sequence_nr()  # type: ignore[no-any-return]
+
+
+def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any], bool]:
+    """From a call's local outputs: the leaves, and the nodes made before it began, that they depend on.
+
+    And whether there may be leaves beyond what can be seen: a reentrant checkpoint hides its own.
+    """
     stack = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     seen = set(stack)
-    leaves, outside = [], []
+    leaves, outside, hidden = [], [], False
     while stack:
         node = stack.pop()
         variable = getattr(node, "variable", None)
@@ -244,13 +252,14 @@ def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any]
             leaves.append(variable)
         elif node._sequence_nr() < start:
             outside.append(node)
-        elif node.name() != "EnterBackward":
+        elif (name := node.name()) != "EnterBackward":
+            hidden |= name == "CheckpointFunctionBackward"
             for following, _ in node.next_functions:
                 if following is not None and following not in seen:
                     seen.add(following)
                     stack.append(following)
     leaves += [tensor for tensor in outputs if tensor.grad_fn is None and tensor.requires_grad]
-    return leaves, outside
+    return leaves, outside, hidden
 
 
 def average_outside(nodes: Sequence[Any], call: Call) -> None:

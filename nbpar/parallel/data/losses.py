@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nbpar.parallel.data import context
 
+MEAN, SUM = 1, 2  # torch's numbers for reductions
+
 
 def counted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`F.cross_entropy` or `F.nll_loss`, whose mean is over the labels of all ranks that are not ignored."""
+    """The operator behind `F.cross_entropy` or `F.nll_loss`: its mean is over all ranks' labels that are not ignored."""
 
     def loss(
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        size_average: Any = None,
-        ignore_index: int = -100,
-        reduce: Any = None,
-        reduction: str = "mean",
-        **more: Any,
+        input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *smoothing: float
     ) -> Tensor:
         call = context.running
-        if call is None or reduction != "mean" or target.is_floating_point() or not (size_average is reduce is None):
-            return original(input, target, weight, size_average, ignore_index, reduce, reduction, **more)
-        total = original(input, target, weight, None, ignore_index, None, "sum", **more)
+        if call is None or reduction != MEAN or target.is_floating_point():
+            return original(input, target, weight, reduction, ignore_index, *smoothing)
+        total = original(input, target, weight, SUM, ignore_index, *smoothing)
         count = denominator(target, weight, ignore_index).to(total.dtype).reshape(1)
         call.meet()
         call.ranks.all_reduce(count, "inside")

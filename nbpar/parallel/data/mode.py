@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 
 from nbpar.errors import OptionError, suggest
 from nbpar.parallel import api
-from nbpar.parallel.data import context, losses, norm
+from nbpar.parallel.data import checkpoints, context, losses, norm
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.draws import READS
 from nbpar.parallel.data.gradients import Gradients
@@ -60,11 +60,13 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
 
 
 def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
+    """Where torch is changed: below the names that programs import."""
     yield nn.Module, "__call__", splitter.module
-    yield F, "batch_norm", norm.exact
-    yield F, "cross_entropy", losses.counted
-    yield F, "nll_loss", losses.counted
-    yield checkpointing, "checkpoint", context.recomputing
+    yield torch, "batch_norm", norm.exact
+    yield torch._C._nn, "cross_entropy_loss", losses.counted
+    yield torch._C._nn, "nll_loss_nd", losses.counted
+    yield checkpointing, "_checkpoint_without_reentrant_generator", checkpoints.kept(splitter.report)
+    yield checkpointing, "CheckpointFunction", checkpoints.reentrant(splitter.report)
     for name in READS:
         yield Tensor, name, reading
     yield api, "splitter", lambda none: splitter.function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,31 +17,31 @@ from nbpar.parallel.data.ranks import values
 
 
 def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`F.batch_norm` with the statistics of all ranks' rows."""
+    """`torch.batch_norm`, the operator behind `F.batch_norm`, with the statistics of all ranks' rows."""
 
     def batch_norm(
         input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
         running_mean: Tensor | None,
         running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn: bool,
     ) -> Tensor:
         call = context.running
         if call is None or not training or call.local_batchnorm:
-            return original(input, running_mean, running_var, weight, bias, training, momentum, eps)
+            return original(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn)
         call.meet()
         with torch.no_grad():
             mean, var, count = statistics(input, call)
-            if count == 1:
-                raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
             if running_mean is not None:
                 running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
             if running_var is not None:
                 running_var.mul_(1 - momentum).add_(var.to(running_var.dtype), alpha=momentum * count / (count - 1))
-        return Normalise.apply(input, weight, bias, mean, var, count, eps, call)
+        constant = functools.partial(original, training=False, momentum=0.0, eps=eps, cudnn_enabled=cudnn)
+        return Normalise.apply(input, weight, bias, mean, var, constant, count, eps, call)
 
     return batch_norm
 
@@ -67,11 +68,11 @@ class Normalise(Function):
     @staticmethod
     def forward(
         ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None,
-        mean: Tensor, var: Tensor, count: float, eps: float, call: Call,
+        mean: Tensor, var: Tensor, constant: Callable[..., Tensor], count: float, eps: float, call: Call,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(input, weight, bias, mean, var)
         ctx.count, ctx.eps, ctx.call = count, eps, call
-        return torch.batch_norm(input, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
+        return constant(input, weight, bias, mean, var)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -80,7 +81,7 @@ class Normalise(Function):
             grads = differentiable(ctx, grad, input, weight, bias)
         else:
             grads = fused(ctx, grad, input, weight, bias, mean, var)
-        return *grads, None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 def fused(

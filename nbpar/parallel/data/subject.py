@@ -15,8 +15,12 @@ class Subject:
 
     def __init__(self, key: Any, run: Callable[..., Any], module: nn.Module | None) -> None:
         self.key, self.run, self.module = key, run, module
-        self.modules = list(module.modules()) if module is not None else []
-        self.parameters = list(module.parameters()) if module is not None else []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the module again: parts and parameters may have come or gone."""
+        self.modules = list(self.module.modules()) if self.module is not None else []
+        self.parameters = list(self.module.parameters()) if self.module is not None else []
         self.place = {id(parameter): at for at, parameter in enumerate(self.parameters)}
 
     @property
