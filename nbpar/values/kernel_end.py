@@ -9,10 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbpar.errors import CannotTravel
 from nbpar.values import wire
-from nbpar.values.message import write
+from nbpar.values.differences import find_out
+from nbpar.values.message import Read, write
 from nbpar.values.names import RESULT, persons
 from nbpar.values.pool import Buffer, Pool
+from nbpar.values.rank_values import RankGroup, RankValues, check_size
 from nbpar.values.refs import Absent, RankRef
 from nbpar.values.table import Port, Table
 
@@ -41,8 +44,11 @@ class Merged:
 
 
 class KernelPort(Port):
-    def __init__(self, namespace: dict[str, Any]) -> None:
+    def __init__(self, namespace: dict[str, Any], size: int) -> None:
         super().__init__(namespace)
+        self.size = size
+        self.sent: dict[str, RankGroup] = {}  # groups of which each rank is to get its own
+        self.group: RankGroup | None = None  # that of the cell being merged
         self.notes: list[str] = []
         self.refs: weakref.WeakValueDictionary[str, RankRef] = weakref.WeakValueDictionary()
         self.released: list[str] = []
@@ -65,6 +71,18 @@ class KernelPort(Port):
     def resolve(self, key: str, ref: Absent) -> Any:
         return next((o for o, args in self.staying.values() if args[0] == key), ref)
 
+    def sends(self, group: RankGroup) -> None:
+        if group.size != self.size:
+            raise CannotTravel(f"it holds values of {group.size} ranks, and this world has {self.size}")
+        self.sent[group.id] = group
+
+    def fill_gap(self, key: Any) -> RankValues:
+        """What the notebook gets in a slot in which the ranks differ."""
+        assert self.group
+        container = self.table.objs[key[1]]
+        names = [name for name, value in self.namespace.items() if value is container]
+        return RankValues(f"a value in {names[0]}" if names else "a value", key, self.group)
+
     def came_detached(self, tensor: Any) -> None:
         key = id(tensor)
         self._detached[key] = weakref.ref(tensor, lambda _: self._detached.pop(key, None))
@@ -79,7 +97,7 @@ class KernelEnd:
 
     def __init__(self, namespace: dict[str, Any], size: int, *, shared: bool = True) -> None:
         self.namespace, self.size = namespace, size
-        self.port = KernelPort(namespace)
+        self.port = KernelPort(namespace, size)
         self.pool = Pool(shared)
         self.forget()
 
@@ -95,7 +113,12 @@ class KernelEnd:
         """reads: the cell's names; everything: it may reach any variable. cell: its number, for the ranks' own use."""
         mine = persons(self.namespace)
         names = mine if everything else {name: mine[name] for name in reads if name in mine}
+        if not everything:
+            for name, value in names.items():
+                if isinstance(value, RankValues):
+                    check_size(name, value, self.size)
         dead = self._sweep(mine)
+        self.port.sent.clear()
         released, self.port.released[:] = list(self.port.released), []
         written = write(self.table, names, follow=True)
         self.sequence += 1
@@ -104,7 +127,12 @@ class KernelEnd:
         written.commit(self.table)
         moved = wire.size(frames, wire.head(frames)[1])
         self._moved += moved
-        return Packed(frames, {}, self._take_notes(), moved)
+        extra = {rank: [self._own_pickles(rank)] for rank in range(self.size)} if self.port.sent else {}
+        return Packed(frames, extra, self._take_notes(), moved + sum(len(own[0]) for own in extra.values()))
+
+    def _own_pickles(self, rank: int) -> bytes:
+        own = {id: group.frozen[rank] for id, group in self.port.sent.items() if rank in group.frozen}
+        return pickle.dumps({id: (blob, tuple(map(bytes, buffers))) for id, (blob, _, buffers) in own.items()}, 5)
 
     def _sweep(self, mine: dict[str, Any]) -> list[int]:
         """Numbers of known objects that no variable leads to any more: both sides let go of them."""
@@ -139,22 +167,49 @@ class KernelEnd:
         replies: what the ranks' `reply` made, in the order of `ranks`; ask: puts a request to all these ranks.
         """
         self.pool.release()
+        if not self.agree(replies):
+            return self._merge_different(ask, ranks)
         frames = list(replies[0])
         (_, deleted, stale, failed), envelope = wire.head(frames)
         if envelope == (wire.NO_BODY,):
             frames = list(ask(pickle.dumps(("body", ranks[0])))[0])
             envelope = wire.head(frames)[1]
         found = wire.body(self.table, frames, envelope)
+        for number in stale:
+            self.table.snaps[number] = None
+        if failed or found.failed or len(ranks) < self.size:
+            self.forget()
+        return self._settle(found, deleted, failed, wire.size(frames, envelope))
+
+    def _settle(self, found: Read, deleted: Iterable[str], failed: Iterable[tuple[str, str]], moved: int) -> Merged:
+        for name, reason in [*failed, *found.failed]:
+            self.port.notes.append(f"{name or 'a value'} could not be rebuilt on the other side: {reason}")
         result = found.names.pop(RESULT, None)
         self.namespace.update(found.names)
         for name in deleted:
             self.namespace.pop(name, None)
-        for number in stale:
-            self.table.snaps[number] = None
-        for name, reason in [*failed, *found.failed]:
-            self.port.notes.append(f"{name or 'a value'} could not be rebuilt on the other side: {reason}")
-        if failed or found.failed or len(ranks) < self.size:
-            self.forget()
-        moved = wire.size(frames, envelope)
         self._moved += moved
         return Merged(self._take_notes(), set(found.names), moved, result)
+
+    def _merge_different(self, ask: Ask, ranks: Sequence[int]) -> Merged:
+        """What is equal on all ranks as usual; the rest as RankValues."""
+
+        def heads(*question: Any) -> list[Any]:
+            return [wire.head(answer)[0] for answer in ask(pickle.dumps(question))]
+
+        plan, deleted, notes = find_out(lambda question: heads(*question), ranks)
+        answers = ask(pickle.dumps(("bodies", plan)))
+        frozen, digests = {}, set()
+        for rank, answer in zip(ranks, answers, strict=True):
+            digest, blob, numbers, buffers = wire.head(answer)[0]
+            digests.add(digest)
+            frozen[rank] = blob, tuple(self.table.objs[number] for number in numbers), tuple(buffers)
+        self.port.group = RankGroup(uuid.uuid4().hex, self.size, frozen, self.port)
+        found = wire.body(self.table, answers[0], wire.head(answers[0])[1])
+        found.names.update({name: RankValues(name, ("name", name), self.port.group) for name in plan.own})
+        self.port.group = None
+        if plan.apart or plan.slots or len(digests) > 1 or found.failed or len(ranks) < self.size:
+            self.forget()
+        self.port.notes += notes
+        moved = sum(sum(memoryview(frame).nbytes for frame in answer) for answer in answers)
+        return self._settle(found, deleted, (), moved)

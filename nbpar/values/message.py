@@ -24,7 +24,7 @@ from nbpar.values.pool import Chunk
 from nbpar.values.table import Hole, Table, global_names, seed
 
 
-EMPTY: Mapping[str, Any] = {}
+EMPTY: Mapping[Any, Any] = {}
 
 
 class Again(Exception):
@@ -52,7 +52,7 @@ class Written:
         table.add(self.new)  # first: the patched ones may hold them
         for number, patch in self.patches.items():
             table.refresh(number, patch)
-        table.port.fingerprints.clear()
+        table.port.settled()
 
 
 def write(
@@ -63,17 +63,18 @@ def write(
     bound: Mapping[str, Any] = EMPTY,
     follow: bool = False,
     skip: frozenset[int] = frozenset(),
+    slots: Mapping[int, Mapping[int, Any]] = EMPTY,
     limit: int | None = None,
     asked: Container[str] = (),
 ) -> Written:
     """names: what to send by name. roots: objects whose changes are to be sent as well. bound: names to send as well if their
     object has to be sent anew. follow: send also the names that the notebook's functions look up. skip: known objects whose
-    changes are not to be sent. limit: bytes of large data with which a name stays, unless it is among those asked for."""
+    changes are not to be sent. slots: by known object and position in its patch, what to send there instead. limit: bytes of large data with which a name stays, unless it is among those asked for."""
     vacated: set[int] = set()
     for _ in range(1000):
         anew = {name: value for name, value in bound.items() if table.number(value) in vacated} if vacated else {}
         try:
-            return _Writer(table, vacated, skip, limit, asked).run({**names, **anew}, list(roots), follow)
+            return _Writer(table, vacated, skip, slots, limit, asked).run({**names, **anew}, list(roots), follow)
         except Again:
             continue
     raise RuntimeError("values keep changing while they are written")
@@ -81,9 +82,16 @@ def write(
 
 class _Writer:
     def __init__(
-        self, table: Table, vacated: set[int], skip: frozenset[int], limit: int | None, asked: Container[str]
+        self,
+        table: Table,
+        vacated: set[int],
+        skip: frozenset[int],
+        slots: Mapping[int, Mapping[int, Any]],
+        limit: int | None,
+        asked: Container[str],
     ) -> None:
-        self.table, self.vacated, self.skip, self.limit, self.asked = table, vacated, skip, limit, asked
+        self.table, self.vacated, self.skip, self.slots = table, vacated, skip, slots
+        self.limit, self.asked = limit, asked
         self.forced = self._holders_of_vacated()
         self.pickler = Pickler(table.port)
         memo = table.memo
@@ -161,6 +169,9 @@ class _Writer:
                 self.vacated.add(number)
                 raise Again
             if patch is not None:
+                if number in self.slots:
+                    shape, values = kind.split(patch)
+                    patch = kind.join(shape, [self.slots[number].get(i, value) for i, value in enumerate(values)])
                 self.patches[number] = patch
                 self.to_write.append((number, patch))
                 stack.extend(table.known(kind.children(o)))
@@ -267,7 +278,7 @@ def read(
         table.refresh(number, patch)
     for kind in {table.kinds[number] for number in found.patched}:
         kind.after_patches(table, found.patched)
-    table.port.fingerprints.clear()
+    table.port.settled()
     return found
 
 

@@ -6,6 +6,7 @@ import io
 import pickle
 import sys
 import types
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -117,7 +118,7 @@ class PrivatePickler(Pickler):
 
     private = True
 
-    def __init__(self, port: Port, owner: Any, real: dict[int, Any]) -> None:
+    def __init__(self, port: Port, owner: Any, real: Container[int]) -> None:
         super().__init__(port)
         self.real = real
         self.parts: dict[int, tuple[int, Any]] = {}
@@ -135,6 +136,26 @@ class PrivatePickler(Pickler):
         self.dump(content)
         buffers = tuple(pickle.PickleBuffer(buffer) for buffer in self.buffers)
         return self.file.getvalue(), tuple(part for _, part in self.parts.values()), buffers
+
+
+class GroupPickler(PrivatePickler):
+    """For values that one rank has by itself. real: ids of the known objects that they may refer to."""
+
+    private = False
+
+    def __init__(self, port: Port, real: Container[int]) -> None:
+        super().__init__(port, EMPTY, real)
+
+
+class ContentPickler(GroupPickler):
+    """For comparing values of ranks: equal for equal content, whichever strings are one object and however sets are ordered."""
+
+    def persistent_id(self, o: Any) -> Any:
+        if type(o) is str:
+            return o.encode("utf-8", "surrogatepass")
+        if type(o) in (set, frozenset) and all(type(member) in (str, int, bytes) for member in o):
+            return "set", sorted(map(repr, o))
+        return super().persistent_id(o)
 
 
 def set_function(function: types.FunctionType, state: Any) -> None:

@@ -14,7 +14,7 @@ MERSENNE = struct.Struct("<625IBd")  # key and position; whether a Gaussian is l
 
 @dataclass(frozen=True)
 class Stream:
-    """One module's global stream. version: cheap to ask for and different after any draw."""
+    """One module's global stream."""
 
     get: Callable[[], bytes]
     put: Callable[[bytes], None]
@@ -71,11 +71,13 @@ STREAMS: Mapping[str, Stream] = {
 
 
 def present(name: str) -> bool:
-    """Whether this process has the stream. Nothing is imported for its sake."""
+    """Whether this process has the stream. No module is imported for its sake."""
     if name == "cuda":
         return "torch.cuda" in sys.modules and sys.modules["torch.cuda"].is_initialized()
-    module = {"numpy": "numpy.random"}.get(name, name)
-    return module in sys.modules and hasattr(sys.modules[name], "__version__" if name != "random" else "getstate")
+    if name == "numpy" and "numpy" in sys.modules:
+        __import__("numpy.random")  # numpy loads it late
+    module = sys.modules.get(name)
+    return not getattr(getattr(module, "__spec__", None), "_initializing", False) and module is not None
 
 
 class RandomStates:

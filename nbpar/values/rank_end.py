@@ -11,9 +11,14 @@ from xxhash import xxh3_128_digest
 from nbpar.errors import NbparError
 from nbpar.values import wire
 from nbpar.values.choice import kind_of
+from nbpar.values.differences import Comparison
+from nbpar.values.kinds import Kind
 from nbpar.values.message import Written, write
 from nbpar.values.names import RESULT, persons
+from nbpar.values.opaque import Frozen, Thawer
+from nbpar.values.pickling import GroupPickler
 from nbpar.values.pool import Buffer, Pool
+from nbpar.values.rank_values import OwnGroup, OwnKind
 from nbpar.values.refs import Absent, KernelRef
 from nbpar.values.table import Port, Table
 
@@ -26,6 +31,7 @@ class RankPort(Port):
         super().__init__(namespace)
         self.rank = rank
         self.kept: dict[str, Any] = {}  # what stayed here, by the key that the notebook has
+        self.own_pickles: dict[str, tuple[bytes, tuple[Any, ...]]] = {}
         self._count = 0
 
     def new_key(self, name: str) -> str:
@@ -45,6 +51,24 @@ class RankPort(Port):
         o = self.kept[key]
         self.staying[id(o)] = o, (key, ref.name, ref.type, ref.reason, ref.size)
         return o
+
+    def own_group(self, id: str, parts: dict[int, tuple[Any, ...]]) -> OwnGroup:
+        if self.rank not in parts:
+            return OwnGroup()
+        blob, buffers = self.own_pickles[id]
+        return OwnGroup(Thawer(self, (blob, parts[self.rank], buffers)).load())
+
+    def own_value(self, group: OwnGroup, name: str, key: Any) -> Any:
+        if key not in group:
+            return KernelRef("", name, "RankValues", f"It has no value for rank {self.rank}.")
+        self.own.add(id(group[key]))
+        return group[key]
+
+    def own_kind(self) -> Kind:
+        return OwnKind()
+
+    def freeze_own(self, o: Any) -> Frozen:
+        return GroupPickler(self, self.table.memo.keys() - {id(o)}).frozen(o)
 
     def adopt(self, names: dict[str, Any]) -> None:
         """Some `__setstate__` may need them before all is loaded."""
@@ -90,7 +114,9 @@ class RankEnd:
             self.port.kept.pop(key, None)
         for name in persons(self.namespace):
             del self.namespace[name]
+        self.port.own_pickles = pickle.loads(extra[0]) if extra else {}
         found = wire.body(self.table, frames, envelope)
+        self.port.own_pickles = {}
         self.failed = found.failed
         for name, reason in found.failed:
             if name:
@@ -121,6 +147,7 @@ class RankEnd:
         written = write(self.table, changed, roots=roots, bound=wanted, follow=out is not None, limit=LARGE, asked=out or ())
         self.pending = written
         self._deleted, self._stale = deleted, self._left_out(written, now) if out is not None else []
+        self._comparison = Comparison(self, written, written.names, deleted, wanted)
         return self._answer_body(inline=self.rank == 0)
 
     def _left_out(self, written: Written, now: dict[str, Any]) -> list[int]:
@@ -140,6 +167,9 @@ class RankEnd:
     def answer(self, request: bytes) -> list[Buffer]:
         """Answers what `KernelEnd.merge` asks."""
         what, *args = pickle.loads(request)
+        talk = self._comparison
         if what == "body":
             return self._answer_body(inline=True) if self.rank == args[0] else []
-        raise ValueError(what)
+        if what == "bodies":
+            return talk.bodies(*args)
+        return wire.bare({"changes": talk.changes, "digests": talk.digests, "reach": talk.reach}[what](*args))

@@ -9,7 +9,7 @@ from typing import Any
 from cloudpickle import cloudpickle as internals
 
 from nbpar.values.choice import kind_of
-from nbpar.values.kinds import FIXED, Kind
+from nbpar.values.kinds import FIXED, Fixed, Kind
 from nbpar.values.opaque import Frozen, real_parts, take_apart
 from nbpar.values.refs import Absent
 
@@ -29,6 +29,8 @@ class Port:
         self.namespace = namespace
         self.fingerprints: dict[int, Any] = {}
         self.staying: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+        self.table: Table
+        self.own: set[int] = set()  # on ranks: ids of own values just loaded, until the table has taken them
         self.label = ""  # the variable that is being written, for notes
         self.class_prefix: str | None = None  # on ranks: the cell
         self._classes: collections.Counter[str] = collections.Counter()
@@ -41,6 +43,14 @@ class Port:
         real = real_parts(o)
         made = PrivatePickler(self, o, real).frozen(make)
         return made, None if state is None else PrivatePickler(self, o, real).frozen(state)
+
+    def settled(self) -> None:
+        """The table has taken over what was noted while loading or writing."""
+        self.fingerprints.clear()
+        self.own.clear()
+
+    def own_kind(self) -> Kind:
+        raise NotImplementedError
 
     def name_class(self, cls: type) -> None:
         """Ranks that run the same cell give the same class the same id, so that they can agree on it."""
@@ -87,6 +97,7 @@ class Table:
 
     def __init__(self, port: Port) -> None:
         self.port = port
+        port.table = self
         self.objs: list[Any] = [port.namespace, port]
         self.kinds: list[Kind] = [FIXED, FIXED]
         self.snaps: list[Any] = [None, None]
@@ -104,12 +115,16 @@ class Table:
     def add(self, new: Iterable[Any]) -> None:
         begin = len(self.objs)
         for o in new:
-            number = len(self.objs)
+            number, kind = len(self.objs), kind_of(o) or FIXED
+            own = id(o) in self.port.own
+            second = id(o) in self.memo or (own and isinstance(kind, Fixed))  # what is written must not lead to this number
             self.objs.append(o)
-            self.memo[id(o)] = number, o
+            entry = Hole() if second else o
+            self.memo[id(entry)] = number, entry
             self.prefix += seed(number)
-            stays = id(o) in self.port.staying
-            self.kinds.append(FIXED if stays else kind_of(o) or FIXED)
+            if second or id(o) in self.port.staying:
+                kind = FIXED
+            self.kinds.append(self.port.own_kind() if own and kind is not FIXED else kind)
         for o, kind in zip(self.objs[begin:], self.kinds[begin:], strict=True):
             self.snaps.append(kind.snap(o, self.port))
             self.refs.append(self.known(kind.children(o)))
@@ -129,7 +144,11 @@ class Table:
         for holder, refs in enumerate(self.refs) if written else ():
             if number in refs:
                 self.snaps[holder] = None
-        self.memo.pop(id(self.objs[number]), None)
+        key = id(self.objs[number])
+        if key in self.memo and self.memo[key][0] == number:
+            del self.memo[key]
+        else:  # a second number of an object
+            self.memo = {id(entry): (i, entry) for i, entry in self.memo.values() if i != number}
         hole = self.objs[number] = Hole()
         self.memo[id(hole)] = number, hole
         self.kinds[number], self.snaps[number], self.refs[number] = FIXED, None, ()
@@ -154,7 +173,7 @@ class Table:
         renumbered = {old: new for new, old in enumerate(stay)}
         self.objs, self.kinds, self.snaps = ([column[i] for i in stay] for column in (self.objs, self.kinds, self.snaps))
         self.refs = [tuple(renumbered[i] for i in self.refs[old] if i in renumbered) for old in stay]
-        self.memo = {id(o): (i, o) for i, o in enumerate(self.objs)}
+        self.memo = {id(entry): (renumbered[number], entry) for number, entry in self.memo.values() if number not in gone}
         self.prefix = bytearray(b"\x80\x05" + b"".join(map(seed, range(len(self.objs)))))
 
 

@@ -37,6 +37,7 @@ assert lam() == model.a.weight.sum()
 """
 
 STRUCTURE = """
+torch.manual_seed(1)
 model.extra = nn.Linear(2, 3); model.a.weight.data = torch.zeros(4, 8); model.b.bias = nn.Parameter(torch.ones(5)); del model.log
 by_name.clear(); by_name['z'] = params; params.append(model.extra.weight); view.resize_(3, 3); X2 = X.t(); opt.add_param_group({'params': model.extra.parameters()})
 model.a.half(); SCALE = 9.0; model.me = model
