@@ -53,7 +53,7 @@ def watch(child: int, rank: int) -> int:
     poller = zmq.Poller()
     for source in (socket, monitor, *(descriptor for descriptor in ends.values() if descriptor is not None)):
         poller.register(source, zmq.POLLIN)
-    kills = out_of_memory_kills()
+    launcher, kills = os.getppid(), out_of_memory_kills()
     period = 1000 if ends["child"] is not None else 50
     while True:
         events: dict[Any, int] = dict(poller.poll(period))
@@ -64,7 +64,7 @@ def watch(child: int, rank: int) -> int:
             send(socket, Message("exit", {"code": code, "peak": usage.ru_maxrss * 1024, "out_of_memory": starved}))
             time.sleep(GRACE)
             return code if code >= 0 else 128 - code
-        if monitor in events or ends["kernel"] in events or os.getppid() == 1:
+        if monitor in events or ends["kernel"] in events or os.getppid() != launcher:
             shutil.rmtree(os.environ[ADDRESS].removeprefix("ipc://"), ignore_errors=True)  # the sockets' folder
             return 1  # the kernel or the launcher is gone
         if socket in events and (message := receive(socket)).kind == "kill":

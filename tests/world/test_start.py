@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nbpar.errors import LaunchError
@@ -76,3 +77,13 @@ def test_gloo_works_too() -> None:
         notebook.run("%parallel start -n 2 --backend gloo")
         notebook.run("%%parallel\nimport torch, torch.distributed as dist\nx = torch.ones(1)\ndist.all_reduce(x)")
         assert notebook.run("%%parallel\nprint(dist.get_backend(), x.item())").lines == ["gloo 2.0"]
+
+
+def test_nothing_listens_on_the_network() -> None:
+    with Notebook() as notebook:
+        notebook.run("%parallel start -n 2")
+        kernel = psutil.Process(notebook.manager.provisioner.pid)  # type: ignore[union-attr,attr-defined]
+        family = kernel.children(recursive=True)
+        assert len(family) >= 5  # launcher, guards, ranks
+        ports = [c.laddr for process in family for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert ports == []
