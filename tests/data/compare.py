@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nbpar.parallel import mode
+from tests.data import styles as styles
 from tests.data.zoo import CELLS, Cell
 
 

@@ -130,6 +130,7 @@ class Splitter:
         kept = state.State(subject.modules) if not plan.verified or plan.state else None
         streams = Streams.now() if not plan.verified or plan.python_draws else None
         torch_stream = torch.get_rng_state()
+        weights = [weight.detach().clone() for weight in subject.parameters] if plan.writes else []
         expected = None if plan.verified else self.reference(subject, flat, spec, kept, streams)
         watch = Whole(call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
 
@@ -139,6 +140,8 @@ class Splitter:
             if streams:
                 streams.put_back()
             torch.set_rng_state(torch_stream)
+            for weight, value in zip(subject.parameters, weights, strict=False):
+                weight.data.copy_(value)
 
         def accept(local: Local) -> Sequence[Any]:
             if not plan.draw_names and moved(torch_stream):
@@ -174,7 +177,7 @@ class Splitter:
         args, kwargs = tree_unflatten([value.detach().clone() if isinstance(value, Tensor) else value for value in flat], spec)
         began = time.perf_counter()
         try:
-            with torch.no_grad(), context.inside(None):
+            with torch.no_grad(), context.inside(None), subject.untouched():
                 outputs, _ = tree_flatten(subject.run(*args, **kwargs))
             changes = {place: value.detach().clone() for place, value in kept.changes().items()}
             return outputs, changes

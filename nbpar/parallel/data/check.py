@@ -21,7 +21,7 @@ from nbpar.parallel.data.border import leave
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, has_hooks, now, walk
-from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, same
+from nbpar.parallel.data.layouts import How, Layout, Share, find, largest, plain, same
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
 from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.subject import Subject
@@ -66,6 +66,7 @@ class WholeRun:
     reads_rows: bool
     streams: Streams
     gradients: list[Tensor | None]
+    writes: bool = False
 
 
 class Trial:
@@ -119,12 +120,15 @@ class Trial:
         """What a whole and a split run say. Raises Unsuited where the whole run fails."""
         kept, streams = State(self.subject.modules), Streams.now()
         try:
+            inputs = self.inputs(few, double)
+            before = [weight.data for weight in self.subject.parameters]
             with self.subject.disturbed(double):
-                inputs = self.inputs(few, double)
                 whole = self.run_whole(inputs)
-                kept.put_back()
-                streams.put_back()
-                return self.run_split(inputs, whole, kept)
+                whole.writes = self.subject.written(before, double)
+            kept.put_back()
+            streams.put_back()
+            with self.subject.disturbed(double):
+                return self.run_split(inputs, whole)
         finally:
             kept.put_back()
             streams.put_back()
@@ -169,9 +173,10 @@ class Trial:
             Streams.now(), [] if depends_on_outside(values, start) else self.grads(values, inputs),
         )  # fmt: skip
 
-    def run_split(self, inputs: list[Any], whole: WholeRun, kept: State) -> Plan:
+    def run_split(self, inputs: list[Any], whole: WholeRun) -> Plan:
         if whole.contained:
             raise Unlike(f"it keeps tensors in a container (`.{whole.contained}`)")
+        kept = State(self.subject.modules)
         call = Call(self.share, self.ranks, self.gradients)
         replay = Replay(call, whole.draws)
         streams = Streams.now()
@@ -207,7 +212,7 @@ class Trial:
             self.candidate.base, self.candidate.cuts, tuple(outputs), whole.spec,
             {place: how for place, how in how_state.items() if how is not None},
             tuple(draw.name for draw in whole.draws), tuple(self.agreed_layouts(replay.layouts)),
-            not streams.same_python(whole.streams), whole.reads,
+            not streams.same_python(whole.streams), whole.reads, whole.writes,
         )  # fmt: skip
 
     def match(self, local: Any, whole: Any, name: str = "") -> Any:
@@ -283,7 +288,7 @@ class Trial:
         pairs = zip(local.values, hows, strict=True)
         left = [leave(value, how, call) if how is not None else value for value, how in pairs]
         grads = self.grads(left, inputs)
-        scale = max((float(grad.abs().max()) for grad in whole.gradients if grad is not None and grad.numel()), default=0.0)
+        scale = max((largest(grad) for grad in whole.gradients if grad is not None), default=0.0)
         fine = len(grads) == len(whole.gradients) and all(
             (a is None) == (b is None) and (a is None or b is None or same(a, b, loose(), scale))
             for a, b in zip(grads, whole.gradients, strict=True)

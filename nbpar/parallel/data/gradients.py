@@ -173,7 +173,7 @@ class Average(Function):
     @staticmethod
     def forward(ctx: Any, calls: Sequence[Call], *grads: Tensor) -> tuple[Tensor, ...]:
         ctx.calls = calls
-        averaged = [grad.detach().clone().contiguous() for grad in grads]
+        averaged = [grad.detach().clone() for grad in grads]
         average(averaged, calls[0].ranks)
         return tuple(averaged)
 

@@ -140,6 +140,12 @@ def same(a: Tensor, b: Tensor, bound: float | None = None, scale: float = 0.0) -
         return True
     a, b = a.detach(), b.detach()
     bound = tolerance(a.dtype) if bound is None else bound
-    finite = b[torch.isfinite(b)].abs()
-    scale = max(scale, float(finite.max()) if finite.numel() else 0.0)
+    scale = max(scale, largest(b))
     return torch.allclose(a, b, rtol=bound, atol=bound * scale + 1e-300, equal_nan=True)
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest finite absolute value."""
+    values = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    finite = values[torch.isfinite(values)].abs()
+    return float(finite.max()) if finite.numel() else 0.0

@@ -30,7 +30,12 @@ class Candidate:
 
 @dataclass
 class Plan:
-    """How calls of this kind are split. outputs: by place in the flattened result; None where it is no tensor."""
+    """How calls of this kind are split.
+
+    outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
+    reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
+    verified: a whole batch has been compared.
+    """
 
     base: int
     cuts: tuple[tuple[int, Layout], ...]
@@ -41,6 +46,7 @@ class Plan:
     draw_layouts: tuple[Layout | None, ...]
     python_draws: bool
     reads: bool
+    writes: bool
     verified: bool = False
     calls: int = 0
 

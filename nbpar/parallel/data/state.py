@@ -64,14 +64,12 @@ class State:
                 if isinstance(value, CONTAINERS) and type(now) is type(value) and same_items(now, value):
                     continue
                 own[name] = shallow(value)
-            module._parameters.update(parameters)
-            for name in [name for name in module._buffers if name not in buffers]:
-                del module._buffers[name]
-            for name, (tensor, value) in buffers.items():
-                if tensor is not None:
+            put_entries(module._parameters, parameters)
+            put_entries(module._buffers, {name: tensor for name, (tensor, _) in buffers.items()})
+            for tensor, value in buffers.values():
+                if tensor is not None and value is not None:
                     with torch.no_grad():
-                        tensor.copy_(value) if tensor.dtype == value.dtype else setattr(tensor, "data", value.clone())
-                module._buffers[name] = tensor
+                        tensor.copy_(value)
 
     def changes(self) -> dict[Place, Tensor]:
         """Tensors that are new or differ."""
@@ -102,6 +100,15 @@ class State:
             {name: value for name, value in module.__dict__.items() if isinstance(value, bool | int | float | str)}
             for module in self.modules
         ]
+
+
+def put_entries(now: Any, before: dict[str, Any]) -> None:
+    """Make a module's dictionary hold what it held before; a scripted module's is not a dict."""
+    for name in [name for name in list(now.keys()) if name not in before]:
+        del now[name]
+    for name, value in before.items():
+        if name not in now or now[name] is not value:
+            now[name] = value
 
 
 def same_items(a: Any, b: Any) -> bool:

@@ -36,28 +36,49 @@ class Subject:
     def disturbed(self, double: bool) -> Iterator[None]:
         """Weights that are not what initialisation made them: a layer of zeros hides how rows mix behind it.
 
-        The tensors themselves stay as they are; what they show for the while is another. double: in float64.
+        The tensors' own data stay as they are; what they show for the while is another. double: in float64.
         """
-        weights = [p for p in self.parameters if p.is_floating_point()]
         buffers = [b for module in self.modules for b in module._buffers.values() if b is not None and b.is_floating_point()]
-        kept = [(tensor, tensor.data) for tensor in (*weights, *buffers)]
-        noise = torch.rand(1021, generator=torch.Generator().manual_seed(7), dtype=torch.float64) - 0.5
-        try:
-            for weight in weights:
-                weight.data = shaken(weight.data, noise, double)
-            for buffer in buffers:
-                buffer.data = buffer.data.double() if double else buffer.data.clone()
+        with shown([(weight, shaken(weight.data, double)) for weight in self.parameters if weight.is_floating_point()]):
+            with shown([(buffer, buffer.data.double() if double else buffer.data.clone()) for buffer in buffers]):
+                yield
+
+    def written(self, before: list[Tensor], double: bool) -> bool:
+        """Whether the disturbed weights, which were `before` undisturbed, have been written to or replaced."""
+        now = list(self.module.parameters()) if self.module is not None else []
+        return len(now) != len(before) or any(
+            weight is not own or not torch.equal(weight.data, shaken(data, double) if data.is_floating_point() else data)
+            for weight, own, data in zip(now, self.parameters, before, strict=True)
+        )
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Whatever is written to the weights meanwhile is forgotten."""
+        with shown([(weight, weight.data.clone()) for weight in self.parameters]):
             yield
-        finally:
-            for tensor, data in kept:
-                tensor.data = data
 
 
-def shaken(weight: Tensor, noise: Tensor, double: bool) -> Tensor:
+@contextmanager
+def shown(instead: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Tensors show other data for a while."""
+    kept = [(tensor, tensor.data) for tensor, _ in instead]
+    try:
+        for tensor, data in instead:
+            tensor.data = data
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+
+
+NOISE = torch.rand(1021, generator=torch.Generator().manual_seed(7), dtype=torch.float64) - 0.5
+
+
+def shaken(weight: Tensor, double: bool) -> Tensor:
     """The weight plus noise of a tenth of its spread, and a little where it has none."""
     new = weight.double() if double else weight.clone()
     spread = float(new.std(correction=0)) if new.numel() > 1 else 0.0
-    pattern = noise.to(new.device, new.dtype) * (0.2 * spread + 0.02)
+    pattern = NOISE.to(new.device, new.dtype) * (0.2 * spread + 0.02)
     flat = new.reshape(-1)
-    repeats = -(-flat.numel() // noise.numel())
+    repeats = -(-flat.numel() // NOISE.numel())
     return (flat + pattern.repeat(repeats)[: flat.numel()]).view(weight.shape)
