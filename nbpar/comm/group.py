@@ -29,12 +29,16 @@ class Group(ProcessGroup):
 
     def __init__(self, comm: MPI.Intracomm, uid: Uid, name: str = "") -> None:
         super().__init__(comm.rank, comm.size)
+        self.description = ""
+        self.take(comm, uid, name)
+
+    def take(self, comm: MPI.Intracomm, uid: Uid, name: str = "") -> None:
+        """Begin on this communicator; the one before is freed or given up."""
         self.comm, self.uid, self.ranks = comm, uid, uid[0]
         self.me, self.size_ = comm.rank, comm.size
         self.live: set[MPIWork] = set()
         self.started = 0
         self.early: deque[Collective] = deque(maxlen=HISTORY)
-        self.description = ""
         self._sweep_at = 64
         self.setGroupName(name)
         state.groups.append(self)

@@ -52,7 +52,7 @@ def leave() -> None:
         dist.destroy_process_group()
     if state.control is not None:
         state.control.shutdown()
-    state.world = state.control = None
+    state.world = state.control = state.default = None
 
 
 def renew() -> None:
@@ -65,8 +65,7 @@ def renew() -> None:
     world = joined()
     progress.forget_all()
     meeting = world.Dup()
-    stuck = drain(state.groups, meeting)
-    state.stuck.extend(stuck)
+    state.stuck.extend((group.comm, group.live) for group in drain(state.groups, meeting))
     state.groups.clear()
     state.reason, trace.waiting = None, None
     if dist.is_initialized():
@@ -117,7 +116,14 @@ def new_group(ranks: Sequence[int]) -> MPIGroup:
         group = control.comm.group.Incl(members)
         comm = control.comm.Create_group(group)
         group.Free()
-    return MPIGroup(comm, (members, _created[members]))
+    uid = members, _created[members]
+    if ranks:
+        return MPIGroup(comm, uid)
+    if state.default is None:
+        state.default = MPIGroup(comm, uid)
+    else:
+        state.default.take(comm, uid)
+    return state.default
 
 
 def meet(control: MPIGroup, ranks: Sequence[int]) -> None:

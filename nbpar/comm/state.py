@@ -12,21 +12,24 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from .group import Group
+    from .work import MPIWork
 
 
 @dataclass(slots=True)
 class State:
     """world: the communicator handed to `join`. control: a group over all of it, for set-up, apart from user traffic.
 
-    groups: those whose communicators are not freed. stuck: those whose operations never end; kept, MPI has their buffers.
+    default: the group of the whole world, one object for good: whoever holds it can go on after `renew`.
+    groups: those whose communicators are not freed. stuck: communicators and works that never end; MPI has the buffers.
     reason: why every wait must end, or None.
     crowded: this host has more ranks than cores for them.
     """
 
     world: MPI.Intracomm | None = None
     control: Group | None = None
+    default: Group | None = None
     groups: list[Group] = field(default_factory=list)
-    stuck: list[Group] = field(default_factory=list)
+    stuck: list[tuple[MPI.Comm, set[MPIWork]]] = field(default_factory=list)
     backend: str = "mpi"
     reason: str | None = None
     crowded: bool = False

@@ -17,6 +17,7 @@ Ready = Callable[[], bool]
 
 SPINS, SPINS_IF_CROWDED = 200, 20  # polls before the clock is looked at: some 50 µs, and 5
 EAGER = 20e-3  # seconds of polling without a pause, beyond the time that a slow transfer needs
+YIELD = 1e-3  # seconds of polling before other processes may have the core, where there is a core for each rank
 SLOW = 0.5e9  # bytes per second of a slow transfer
 SWITCH_INTERVAL = 0.5e-3
 
@@ -57,7 +58,7 @@ def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
         waited = time.perf_counter() - began
         if timeout and waited > timeout:
             raise TimeoutError(f"nothing arrived within {timeout:g} s")
-        if state.crowded:
+        if state.crowded or waited > YIELD:
             _yield()
         if waited > eager:
             _rest(ready, waited)

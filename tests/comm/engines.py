@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mpi4py import MPI
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+
+from nbpar import comm
 
 WIDTHS = (12, 24, 18, 6)
 
@@ -240,8 +243,8 @@ def through_autograd() -> Any:
     import torch.distributed.nn.functional as dnn
 
     x = torch.arange(6.0, dtype=torch.float64).mul(dist.get_rank() + 1).requires_grad_()
-    total = dnn.all_reduce(x * 2)
-    gathered = torch.cat(list(dnn.all_gather(x)))
+    total = dnn.all_reduce(x * 2, group=dist.group.WORLD)
+    gathered = torch.cat(list(dnn.all_gather(x, group=dist.group.WORLD)))
     ((total**2).sum() + (gathered**3).sum()).backward()
     return total.tolist(), gathered.tolist(), x.grad.tolist()
 
@@ -265,7 +268,14 @@ ENGINES: dict[str, Callable[..., Any]] = {
 }
 
 
-def run_all(folder: str) -> dict[str, Any]:
-    """Results by engine."""
+def run_all(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Results by engine, over mpi and over gloo."""
     warnings.simplefilter("ignore")
+    over_mpi = run_each(f"{folder}/mpi")
+    comm.leave()
+    comm.join(MPI.COMM_WORLD, "gloo")
+    return over_mpi, run_each(f"{folder}/gloo")
+
+
+def run_each(folder: str) -> dict[str, Any]:
     return {name: engine(folder) if name == "checkpoint" else engine() for name, engine in ENGINES.items()}

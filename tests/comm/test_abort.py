@@ -134,6 +134,7 @@ def fail_in_other_ways() -> dict[str, Any]:
     """States a cell may leave behind, each followed by `renew`."""
     rank, size = dist.get_rank(), dist.get_world_size()
     found: dict[str, Any] = {}
+    held = dist.group.WORLD  # as DDP, and default arguments in torch.distributed.nn, hold it
 
     dist.destroy_process_group()
     comm.abort("x")
@@ -151,6 +152,12 @@ def fail_in_other_ways() -> dict[str, Any]:
         found["later"] = str(error)
     comm.renew()
 
+    # The failing rank tidies up before anyone tells the others.
+    if rank == size - 1:
+        dist.destroy_process_group()
+    found["tidied"] = outcome_of(lambda: dist.all_reduce(torch.ones(3)), rank == size - 1)
+    comm.renew()
+
     # Different collectives: nothing can end them, and the world goes on all the same.
     work = dist.all_reduce(torch.ones(100_000), async_op=True) if rank else dist.barrier(async_op=True)
     comm.abort("mismatch")
@@ -160,7 +167,7 @@ def fail_in_other_ways() -> dict[str, Any]:
     del work
 
     total = torch.ones(1)
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=held)
     found["total"] = total.item()
     return found
 
@@ -187,5 +194,6 @@ def test_a_waiting_rank_raises_and_the_world_goes_on() -> None:
         assert other["destroyed"] == "mpi"
         assert other["sub-group"] == expected
         assert other["later"] == "over"
+        assert other["tidied"] == expected
         assert other["mismatch"]
         assert other["total"] == size

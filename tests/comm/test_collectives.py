@@ -9,7 +9,7 @@ import pytest
 from tests.comm.collectives import COLLECTIVES, check
 from tests.ranks import run_ranks
 
-EXAMPLES = 60
+EXAMPLES = 40
 
 
 @cache
