@@ -160,6 +160,10 @@ CHOICES: dict[type, Choice] = {
     RankRef: REF,
     KernelRef: REF,
     weakref.ref: kinds.WEAKREF,
+    **dict.fromkeys(
+        (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet),
+        kinds.StaysKind("it holds weak references"),
+    ),
     property: kinds.Fixed(lambda o: (o.fget, o.fset, o.fdel)),
     staticmethod: kinds.Fixed(lambda o: (o.__func__,)),
     classmethod: kinds.Fixed(lambda o: (o.__func__,)),

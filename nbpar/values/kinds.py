@@ -382,6 +382,14 @@ class WeakrefKind(Fixed):
         return weakref.ref, (target,)
 
 
+class StaysKind(Kind):
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def reduce(self, o: Any, pickler: Pickler) -> Any:
+        raise TypeError(self.reason)
+
+
 class LockKind(Kind):
     """A lock guards what one process does: the other side gets a fresh one."""
 

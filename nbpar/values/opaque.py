@@ -76,7 +76,10 @@ class OpaqueKind(kinds.Kind):
 
     def children(self, o: Any) -> Any:
         yield type(o)
-        yield from real_parts(o).values()
+        for part in real_parts(o).values():
+            yield part
+            if type(part) is tuple:  # perhaps made anew where the object was rebuilt
+                yield from part
 
 
 OPAQUE = OpaqueKind()

@@ -76,6 +76,8 @@ class Pickler(cloudpickle.Pickler):
 
     def plain(self, o: Any) -> Any:
         """What pickle itself would do. Raises what it would raise."""
+        if o is sys.stdout or o is sys.stderr:
+            return getattr, (sys, "stdout" if o is sys.stdout else "stderr")
         reduced = super().reducer_override(o)
         if reduced is NotImplemented and not isinstance(o, type | types.FunctionType):
             reducer = self.dispatch_table.get(type(o))
@@ -107,7 +109,7 @@ class Pickler(cloudpickle.Pickler):
         """A class made in the notebook. cloudpickle forgets slots, and names classes at random."""
         self.port.name_class(o)
         make, args, state, *rest = self.plain(o)
-        if make is internals._make_skeleton_class and "__slots__" in vars(o):
+        if make is internals._make_skeleton_class and "__slots__" in vars(o) and "__orig_bases__" not in vars(o):
             args[3]["__slots__"] = vars(o)["__slots__"]
         self.temporary(args[3], *state)
         return make, args, state, *rest
