@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +13,8 @@ import torch
 from nbpar.errors import OptionError, PeerFailed, Unsupported, suggest
 from nbpar.parallel.report import Report
 
-from .channel import Channel, agree, connect
-from .session import Options, Session
+from .channel import Channel, connect
+from .session import Options, Session, meet
 from .transfer import forget
 from .whole import make_whole
 
@@ -36,47 +38,45 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     session = Session(link, chosen, namespace, report.say)
     connect(link)
     try:
+        error = None
         try:
             with session.running():
                 yield report
-        except BaseException as error:
-            _after_failure(error, session, options)
-            raise
-        link.flush()
-        _raise_failure(session)
-        session.compare()
-        _finish(session, report)
+        except BaseException as raised:
+            error = raised
+            if callable(tell := options.get("failed")):
+                tell(error)
+        if error is None or isinstance(error, Exception) and not isinstance(error, PeerFailed):
+            _meet(session, error)
+            _finish(session, report, error)
+        if error is not None:
+            raise error
     finally:
         forget()
         connect(None)
 
 
-def _after_failure(error: BaseException, session: Session, options: Mapping[str, object]) -> None:
-    """A cell that fails alike on all ranks leaves what it had done, as in one process."""
-    tell = options.get("failed")
-    if callable(tell):
-        tell(error)
-    if isinstance(error, PeerFailed) or not isinstance(error, Exception):
-        return
-    states = session.channel.gather((type(error).__name__, str(error), session.channel.log))
-    if agree(states):
-        session.channel.flush()
-        with torch._C.DisableTorchFunction():
-            make_whole(session.namespace)
+def _meet(session: Session, error: BaseException | None) -> None:
+    try:
+        meet(session, error)
+    except PeerFailed as late:
+        raise error or late from None  # the others were stopped because of this very error
 
 
-def _raise_failure(session: Session) -> None:
-    """An exception that a thread of the cell lost on some rank."""
-    lost = session.channel.gather(None if session.failure is None else str(session.failure))
-    for text in lost:
-        if text is not None:
-            raise Unsupported(text)
-
-
-def _finish(session: Session, report: Report) -> None:
+def _finish(session: Session, report: Report, error: BaseException | None) -> None:
+    """Make everything whole; after an error too, as one process keeps what the cell did before it."""
     link = session.channel
-    with torch._C.DisableTorchFunction():
-        held = make_whole(session.namespace, session.options.keep)
+    if error is not None:
+        traceback.clear_frames(error.__traceback__)  # they hold graphs
+        traceback.clear_frames(getattr(sys, "last_traceback", None))
+    try:
+        with torch._C.DisableTorchFunction():
+            held = make_whole(session.namespace, session.options.keep)
+    except Unsupported as stuck:
+        if error is None:
+            raise
+        report.say(str(stuck))
+        return
     if session.placed:
         counts = [list(session.placed.values()).count(rank) for rank in range(link.size)]
         report.say("layers by rank: " + ", ".join(map(str, counts)))

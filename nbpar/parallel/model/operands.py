@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -13,6 +14,7 @@ from nbpar.errors import Unsupported
 from .home import give
 from .transfer import bring
 
+MASKS = (torch.bool, torch.uint8)
 _NUMBERS = ("alpha", "beta", "value", "fill_value")
 
 
@@ -46,12 +48,14 @@ def plain_number(key: str, value: Any) -> Any:
 
 
 def plain_slices(index: Any) -> Any:
-    """Bounds of slices are read into Python."""
+    """Bounds of slices and single positions are read into Python, as torch does."""
 
     def bound(value: Any) -> Any:
         return operator.index(bring(value.detach(), None)) if isinstance(value, Tensor) else value
 
     def plain(part: Any) -> Any:
+        if isinstance(part, Tensor) and not part.dim() and not (part.is_floating_point() or part.dtype in MASKS):
+            return bound(part)
         return slice(bound(part.start), bound(part.stop), bound(part.step)) if isinstance(part, slice) else part
 
     return tuple(map(plain, index)) if isinstance(index, tuple) else plain(index)

@@ -17,6 +17,7 @@ from .dispatch import Dispatch
 from .home import give, owner
 from .operands import own, tensors, value_of
 from .optimisers import group_as_on_one_device
+from .special import listening
 from .transfer import Inner, bring
 
 CHECKPOINT = "activation checkpointing: results are the same, but activations are kept"
@@ -78,7 +79,7 @@ def _without_mode(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _function_apply(original: Callable[..., Any], dispatch: Dispatch, say: Callable[[str], None]) -> Any:
     """Functions that people write: their operands come together, and their backward sees the rules of the cell."""
-    made: dict[type, type] = {}
+    made: dict[tuple[type, int], type] = {}
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if cls is torch.utils.checkpoint.CheckpointFunction:
@@ -89,33 +90,29 @@ def _function_apply(original: Callable[..., Any], dispatch: Dispatch, say: Calla
                 return original(cls, *args, **kwargs)
             rank = max(owners)
             args = tuple(bring(arg, rank) if isinstance(arg, Tensor) else arg for arg in args)
-        if cls not in made:
-            made[cls] = _ruled(cls, dispatch)
-        with torch._C._EnableTorchFunction(), dispatch:
-            result = original(made[cls], *args, **kwargs)
+        if (cls, rank) not in made:
+            made[cls, rank] = _ruled(cls, dispatch, rank)
+        with listening(dispatch):
+            result = original(made[cls, rank], *args, **kwargs)
         with torch._C.DisableTorchFunction():
             return own(result, rank)
 
     return classmethod(apply)
 
 
-def _ruled(cls: Any, dispatch: Dispatch) -> type:
+def _ruled(cls: Any, dispatch: Dispatch, rank: int) -> type:
+    """The function, for operands of one rank."""
+
     def backward(ctx: Any, *grads: Any) -> Any:
-        rank = ctx._nbpar_rank
-        with dispatch:
-            results = cls.backward(ctx, *(give(g, rank) if isinstance(g, Tensor) else g for g in grads))
-            several = results if isinstance(results, tuple) else (results,)
-            return tuple(bring(g, rank) if isinstance(g, Tensor) else g for g in several)
+        for grad in grads:
+            if isinstance(grad, Tensor):
+                give(grad, rank)
+        with listening(dispatch):
+            results = cls.backward(ctx, *grads)
+        several = results if isinstance(results, tuple) else (results,)
+        return tuple(bring(grad, rank) if isinstance(grad, Tensor) else grad for grad in several)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        result = cls.forward(*args, **kwargs)
-        ranks = [owner(value) for value in tensors(args)]
-        target = args[0] if hasattr(args[0], "save_for_backward") else None
-        if target is not None:
-            target._nbpar_rank = max((rank for rank in ranks if rank is not None), default=None)
-        return result
-
-    return type(cls.__name__, (cls,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
+    return type(cls.__name__, (cls,), {"backward": staticmethod(backward)})
 
 
 def _no_checkpoint(say: Callable[[str], None]) -> Callable[..., Any]:

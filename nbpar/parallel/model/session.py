@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nbpar.errors import CollectiveMismatch, Unsupported
+from nbpar.errors import CollectiveMismatch, PeerFailed, Unsupported
 
 from .channel import Channel, agree
 from .dispatch import Dispatch
@@ -97,7 +97,8 @@ class Session:
 
     def _call(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """What `module(*args, **kwargs)` does in the cell."""
-        if self._inside or isinstance(module, torch.jit.ScriptModule):
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None
+        if self._inside or transformed or isinstance(module, torch.jit.ScriptModule):
             return original(module, *args, **kwargs)
         if not self._listening():
             self._refuse_thread(module)
@@ -123,15 +124,40 @@ class Session:
             self.failure = Unsupported(f"{type(module).__name__} called in another thread of the cell; call it in the cell itself")
             raise self.failure
 
-    def compare(self) -> None:
-        """Raises CollectiveMismatch on all ranks if their random streams or transfers differ."""
-        facts = self.channel.gather((random_digest(), self.channel.log))
-        for what, values in zip(("random states", "transfers"), zip(*facts, strict=True), strict=True):
-            if not agree(values):
-                raise CollectiveMismatch(
-                    f"the ranks' {what} differ at the end of the cell, so its results are not trusted and not written "
-                    "back; please report the cell. %%parallel data may run it"
-                )
+
+@dataclass(frozen=True)
+class End:
+    """How the cell ended on one rank."""
+
+    error: tuple[str, str] | None  # class and text
+    refused: bool
+    streams: str
+    transfers: str
+
+
+def meet(session: Session, error: BaseException | None) -> None:
+    """The ranks say how the cell ended. Returns where it ended alike: without an error, or with the same one.
+
+    Otherwise nothing that the cell did can be trusted. An error of some ranks is raised on the others too.
+    """
+    failure = error or session.failure
+    told = None if failure is None else (type(failure).__name__, str(failure))
+    link = session.channel
+    ends = link.gather(End(told, isinstance(failure, Unsupported), random_digest(), link.log))
+    link.flush()
+    if agree(ends) and session.failure is None:
+        return
+    for end in ends:
+        if end.error and error is None:
+            name, text = end.error
+            raise Unsupported(text) if end.refused else PeerFailed(f"rank {ends.index(end)} failed with {name}: {text}")
+    if error is not None:
+        raise error
+    what = "transfers" if agree([end.streams for end in ends]) else "random states"
+    raise CollectiveMismatch(
+        f"the ranks' {what} differ at the end of the cell, so its results are not trusted and not written back; "
+        "please report the cell. %%parallel data may run it"
+    )
 
 
 def random_digest() -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -149,16 +149,24 @@ def _tuple(values: Any) -> tuple[Any, ...]:
     return (values,) if isinstance(values, Tensor) else tuple(values)
 
 
+@contextmanager
+def listening(mode: AbstractContextManager[Any]) -> Iterator[None]:
+    """The rules of the cell inside a backward pass, where they are off."""
+    with torch._C._EnableTorchFunction(), mode:
+        yield
+
+
 def register(mode: AbstractContextManager[Any], function: Function, value: Tensor, hook: Function) -> Any:
     """A hook that people register sees the rules of the cell."""
     on_gradient = getattr(function, "__name__", "") == "register_hook"
 
     def within(given: Tensor) -> Any:
-        with mode:
-            if not on_gradient:
-                return hook(given)
-            result = hook(give(given, owner(value)))
-            return bring(result, owner(value)) if isinstance(result, Tensor) else result
+        rank = owner(value)
+        if on_gradient:
+            give(given, rank)
+        with listening(mode):
+            result = hook(given)
+        return bring(result, rank) if isinstance(result, Tensor) else result
 
     return function(value, within)
 
