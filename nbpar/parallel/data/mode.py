@@ -18,6 +18,8 @@ from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.draws import READS
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.ranks import Ranks
+from nbpar.parallel.files import written_once
+from nbpar.parallel.patch import patched
 from nbpar.parallel.report import Report
 
 
@@ -52,6 +54,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     gradients = Gradients(ranks, central=chosen.aggregate == "central")
     splitter = Splitter(gradients, report, chosen.batch_dim, chosen.local_batchnorm)
     with ExitStack() as stack:
+        stack.enter_context(written_once(ranks.rank))
         stack.enter_context(gradients.installed())
         for owner, name, make in patches(splitter):
             stack.enter_context(patched(owner, name, make))
@@ -70,21 +73,6 @@ def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]
     for name in READS:
         yield Tensor, name, reading
     yield api, "splitter", lambda none: splitter.function
-
-
-@contextmanager
-def patched(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace an attribute for a while; one that was inherited is inherited again."""
-    own = name in vars(owner)
-    original = getattr(owner, name)
-    setattr(owner, name, make(original))
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, original)
-        else:
-            delattr(owner, name)
 
 
 def reading(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,193 @@
+"""A training step under `%%parallel data` against one process and against a hand-written DDP script over gloo."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.harness import RANKS, Row
+
+ROUNDS = int(os.environ.get("NBPAR_BENCH_ROUNDS", "7"))
+WARM = 10  # steps of each way before the first round: checks and measurements of the mode are over by then
+
+GPT = """
+class Layer(nn.Module):
+    def __init__(self, d, heads):
+        super().__init__()
+        self.ln1, self.ln2, self.heads = nn.LayerNorm(d), nn.LayerNorm(d), heads
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.mlp = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
+
+    def forward(self, x):
+        b, t, d = x.shape
+        q, k, v = (p.view(b, t, self.heads, -1).transpose(1, 2) for p in self.qkv(self.ln1(x)).chunk(3, dim=-1))
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(h.transpose(1, 2).reshape(b, t, d))
+        return x + self.mlp(self.ln2(x))
+
+class GPT(nn.Module):
+    def __init__(self, vocabulary, d, heads, layers, length):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(vocabulary, d), nn.Embedding(length, d)
+        self.layers = nn.ModuleList(Layer(d, heads) for _ in range(layers))
+        self.ln = nn.LayerNorm(d)
+        self.head = nn.Linear(d, vocabulary, bias=False)
+        self.head.weight = self.wte.weight
+
+    def forward(self, idx):
+        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1]))
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.ln(x))
+"""
+CNN = """
+def block(i, o):
+    return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+model = nn.Sequential(
+    block(3, 32), block(32, 64), nn.MaxPool2d(2), block(64, 64), block(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+)
+x, y = torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,))
+"""
+LANGUAGE = "x = torch.randint(0, {v}, ({b}, {t}))\ny = torch.randint(0, {v}, ({b}, {t}))\n"
+LOSS = "F.cross_entropy(model(x), y)"
+LANGUAGE_LOSS = "(lambda logits: F.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1)))(model(x))"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """setup makes model, x and y, with y.shape[0] rows; loss is an expression. steps: in one round."""
+
+    name: str
+    setup: str
+    loss: str
+    steps: int
+    against_gloo: bool = True
+    one: str = "≥ 1×"
+
+
+def gpt(name: str, v: int, d: int, heads: int, layers: int, b: int, t: int, steps: int) -> Workload:
+    model = f"model = GPT({v}, {d}, {heads}, {layers}, {t})\n"
+    return Workload(name, GPT + model + LANGUAGE.format(v=v, b=b, t=t), LANGUAGE_LOSS, steps)
+
+
+WORKLOADS = (
+    Workload(
+        "MLP, 8 MiB of gradients",
+        "model = nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 512))\n"
+        "x, y = torch.randn(256, 512), torch.randint(0, 512, (256,))\n",
+        LOSS,
+        10,
+    ),
+    Workload("CNN, 64 images of 32×32", CNN, LOSS, 2, one="≥ 1.6×"),
+    gpt("GPT, 0.8 M parameters", 65, 128, 4, 4, 16, 64, 3),
+    gpt("GPT, 10 M parameters", 65, 384, 6, 6, 8, 64, 1),
+    gpt("GPT, vocabulary of 8,000", 8000, 128, 4, 2, 16, 64, 1),
+    Workload(
+        "tiny RNN",
+        """
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.RNN(8, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+model = Tiny()
+x, y = torch.randn(16, 10, 8), torch.randint(0, 4, (16,))
+""",
+        LOSS,
+        30,
+        against_gloo=False,
+    ),
+)
+
+
+def rows() -> list[Row]:
+    """All workloads, in one launch of ranks."""
+    from tests.ranks import run_ranks
+
+    table = []
+    for workload, figures in zip(WORKLOADS, run_ranks(RANKS, measure, list(WORKLOADS), timeout=500)[0], strict=True):
+        print(f"{workload.name}: {figures['details']}", file=sys.stderr)
+        ours = figures["ours"]
+        table.append(Row(workload.name, ours, "one process", figures["one"], "ms", workload.one))
+        table.append(Row(workload.name, ours, "DDP over gloo", figures["gloo"], "ms", "≥ 1×" if workload.against_gloo else ""))
+    return table
+
+
+def measure(workloads: list[Workload]) -> list[dict[str, Any]]:
+    """On every rank: ms a step of each workload, by way. One process is rank 0 alone; the others wait."""
+    import torch.distributed as dist
+    from mpi4py import MPI
+
+    from nbpar import comm
+    from nbpar.parallel import mode
+
+    comm.leave()
+    comm.join(MPI.COMM_WORLD)
+    gloo = dist.new_group(backend="gloo")
+    rank, results = dist.get_rank(), []
+    for workload in workloads:
+        namespaces = {way: prepared(workload, gloo if way == "gloo" else None) for way in ("one", "ours", "gloo")}
+        step = compile(f"opt.zero_grad()\nloss = {workload.loss}\nloss.backward()\nopt.step()\n", workload.name, "exec")
+        figures: dict[str, Any] = {way: [] for way in namespaces}
+
+        def run(way: str, steps: int, step: Any = step, namespaces: Any = namespaces, figures: Any = figures) -> float:
+            rest()
+            began = time.perf_counter()
+            if way == "ours":
+                with mode("data", {}, namespaces[way]) as report:
+                    began = time.perf_counter()
+                    repeat(step, steps, namespaces[way])
+                    seconds = time.perf_counter() - began
+                figures["details"] = report.lines, report.details
+                return seconds
+            if way == "gloo" or rank == 0:
+                repeat(step, steps, namespaces[way])
+            return time.perf_counter() - began
+
+        for way in namespaces:
+            run(way, WARM if way == "ours" else 2)
+        for _ in range(ROUNDS):
+            for way in namespaces:
+                figures[way].append(run(way, workload.steps) / workload.steps * 1e3)
+        results.append(figures)
+    return results
+
+
+def repeat(step: Any, times: int, namespace: dict[str, Any]) -> None:
+    for _ in range(times):
+        exec(step, namespace)
+
+
+def rest() -> None:
+    """A barrier that leaves the core to others."""
+    from mpi4py import MPI
+
+    request = MPI.COMM_WORLD.Ibarrier()
+    while not request.Test():
+        time.sleep(0.001)
+
+
+def prepared(workload: Workload, group: Any) -> dict[str, Any]:
+    """The names of a step. group: for a DDP script, which takes this rank's rows and wraps its model."""
+    import torch
+    import torch.distributed as dist
+    import torch.nn.functional as F
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F}
+    exec(workload.setup, names)
+    if group is not None:
+        for name in ("x", "y"):
+            names[name] = names[name].chunk(dist.get_world_size())[dist.get_rank()].contiguous()
+        names["model"] = DistributedDataParallel(names["model"], process_group=group)
+    names["opt"] = torch.optim.SGD(names["model"].parameters(), lr=0.01, momentum=0.9)
+    return names
+
