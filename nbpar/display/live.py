@@ -1,0 +1,105 @@
+"""A running cell: a row a rank with its phase, progress, memory, traffic and last line; which rank is slowest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nbpar.display.closing import duration, size_of
+from nbpar.display.grid import LOOKS, Cell, Grid, bar, shorten
+from nbpar.display.output import Lines
+from nbpar.ranks.pulse import Pulse
+
+LINE = 60  # characters of a line of output
+
+
+class Live:
+    """What is known of the ranks of a running cell."""
+
+    def __init__(self, ranks: tuple[int, ...]) -> None:
+        self.pulses: dict[int, Pulse] = {rank: Pulse() for rank in ranks}
+        self.lines = Lines(ranks)
+        self.heard = False
+
+    def feed(self, rank: int, pulse: Pulse) -> None:
+        self.pulses[rank] = pulse
+        self.heard = True
+
+    def phases(self) -> dict[int, str]:
+        """Each rank's phase; one that is in a call while another still computes waits for it."""
+        computing = any(pulse.phase not in ("communicate", "done", "error") for pulse in self.pulses.values())
+        return {rank: "wait" if pulse.phase == "communicate" and computing else pulse.phase for rank, pulse in self.pulses.items()}
+
+    def finish(self, failed: Mapping[int, bool]) -> None:
+        """The cell has ended. failed: whether it did so in an exception, by rank."""
+        for rank, pulse in self.pulses.items():
+            self.pulses[rank] = replace(pulse, phase="error" if failed.get(rank, True) else "done")
+        self.lines.close()
+
+    def rows(self) -> list[list[Any]]:
+        """For the page: [phase, progress in words, share done in ‰ or -1, steps a second, memory, sent, busy in %, last line]."""
+        phases = self.phases()
+        return [
+            [
+                phases[rank],
+                progress(pulse),
+                -1 if (share := done(pulse)) is None else round(share * 1000),
+                round(pulse.rate, 1),
+                size_of(pulse.memory) if pulse.memory else "",
+                size_of(pulse.sent),
+                round(pulse.busy * 100),
+                shorten(self.lines.last(rank), LINE),
+            ]
+            for rank, pulse in self.pulses.items()
+        ]
+
+    def summary(self) -> str:
+        """The slowest rank and by how much: the one that waits least for the others."""
+        if len(self.pulses) < 2 or not self.heard:
+            return ""
+        busy = {rank: pulse.busy for rank, pulse in self.pulses.items()}
+        slowest = max(busy, key=lambda rank: busy[rank])
+        mean = sum(busy.values()) / len(busy)
+        excess = busy[slowest] / mean - 1 if mean else 0.0
+        if excess < 0.02:
+            return "the ranks are evenly busy"
+        return f"rank {slowest} is the slowest: it computes {excess:.0%} more than the ranks' mean"
+
+    def grid(self) -> Grid:
+        """How the ranks ended, as a table."""
+        cells = []
+        for row in self.rows():
+            phase, words, share, rate, memory, sent, busy, line = row
+            cells.append(
+                (
+                    Cell(phase, f"{LOOKS[phase].glyph} {LOOKS[phase].words}"),
+                    Cell("none", f"{words} {bar(share / 1000, 8)} {share / 10:.0f}%" if share >= 0 else words or "–"),
+                    Cell("none", f"{rate}/s" if rate else "–"),
+                    Cell("none", memory or "–"),
+                    Cell("none", sent),
+                    Cell("none", f"{busy}%"),
+                    Cell("none", line or "–"),
+                )
+            )
+        seconds = max(pulse.seconds for pulse in self.pulses.values())
+        return Grid(
+            "live",
+            f"What the ranks did in {duration(seconds)} (measured)",
+            "rank",
+            tuple(f"rank {rank}" for rank in self.pulses),
+            ("phase", "progress", "steps", "memory", "sent", "busy", "last line"),
+            tuple(cells),
+            footer=self.summary(),
+            explained=False,
+        )
+
+
+def done(pulse: Pulse) -> float | None:
+    return 1.0 if pulse.phase == "done" and pulse.fraction is not None else pulse.fraction
+
+
+def progress(pulse: Pulse) -> str:
+    """'2/10 · 31/94': turns of the loops, each with its length where it has one; else the optimiser's steps."""
+    turns = [f"{turn}/{length}" if length else f"{turn}" for turn, length in pulse.loops if turn]
+    return " · ".join(turns) or (f"step {pulse.steps}" if pulse.steps else "")

@@ -1,0 +1,45 @@
+"""Panels in a page: an anywidget whose small state is drawn there. Everything it needs is in this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from nbpar.display.grid import palette
+from nbpar.display.panels import Panels
+
+STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("grid.js", "live.js", "timeline.js", "whatif.js", "output.js", "panels.js")  # one module, in this order
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Page(anywidget.AnyWidget):
+    """sections: `Panels.state()`. live: `Live.rows()` and a summary, ten times a second."""
+
+    _esm = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    _css = STATIC / "panels.css"
+    palette: Any = traitlets.Dict().tag(sync=True)
+    sections: Any = traitlets.List().tag(sync=True)
+    live: Any = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, panels: Panels, live: dict[str, Any] | None = None) -> None:
+        self.panels = panels
+        super().__init__(palette=palette(), sections=panels.state(), live=live or {})
+
+    def show(self, panels: Panels) -> None:
+        """Other panels in the same place."""
+        self.panels = panels
+        self.sections = panels.state()
+
+    def bundle(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """MIME bundle: this widget, and for where it cannot run tables and text."""
+        made: Any = super()._repr_mimebundle_() or {}
+        data, metadata = made if isinstance(made, tuple) else (made, {})
+        fallback = {"text/plain": self.panels.text(), "text/html": self.panels.html()}
+        return {**{WIDGET: data[WIDGET]}, **fallback}, metadata
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.bundle()

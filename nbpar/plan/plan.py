@@ -1,0 +1,168 @@
+"""The plan of a cell: which rank holds which layer and which rows, and what that will cost. Everything here is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from nbpar.errors import OptionError, suggest
+from nbpar.plan.figures import Figures, Layer, measure
+from nbpar.plan.mesh import Mesh, mesh_of, shares
+from nbpar.plan.schedule import SCHEDULES, Span, bubble, kept, simulate
+
+MODES = ("data", "model", "hybrid")
+KINDS = ("weights", "buffers", "gradients", "state", "activations")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """owners: the stage of each layer. micro: micro-batches. small: the figures of half the batch, from which others follow.
+
+    Predicted: memory, sent, waiting. Without a batch, activations and what passes between stages count as 0.
+    """
+
+    mode: str
+    mesh: Mesh
+    figures: Figures
+    owners: tuple[int, ...]
+    micro: int = 1
+    schedule: str = "gpipe"
+    small: Figures | None = field(default=None, repr=False)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.figures.layers
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of the batch by replica."""
+        return shares(self.figures.rows, self.mesh.data)
+
+    def ranks_of(self, layer: int) -> tuple[int, ...]:
+        """The ranks that hold a layer."""
+        return self.mesh.holders(self.owners[layer])
+
+    @cached_property
+    def memory(self) -> tuple[dict[str, int], ...]:
+        """Bytes by kind, for each rank, at the fullest moment of a training step."""
+        return tuple(self._memory(*self.mesh.place(rank)) for rank in range(self.mesh.size))
+
+    def _memory(self, replica: int, stage: int) -> dict[str, int]:
+        own = [k for k, owner in enumerate(self.owners) if owner == stage]
+        amounts = {kind: sum(getattr(self.layers[k], kind) for k in own) for kind in KINDS}
+        alive = kept(self.schedule, self.mesh.model, self.micro, stage) if self.micro > 1 else 1.0
+        amounts["activations"] = round(alive * sum(self.activations(k, self.rows[replica]) for k in own))
+        return amounts
+
+    def activations(self, layer: int, rows: int) -> float:
+        """Bytes that a layer keeps for the backward pass of so many rows: on the line through two measured sizes."""
+        whole = self.layers[layer].activations
+        if self.small is None or rows == self.figures.rows:
+            return whole
+        half = self.small.layers[layer].activations
+        slope = (whole - half) / (self.figures.rows - self.small.rows)
+        return whole - slope * (self.figures.rows - rows)
+
+    @cached_property
+    def sent(self) -> tuple[int, ...]:
+        """Bytes that each rank hands over to others in a training step."""
+        return tuple(self._sent(*self.mesh.place(rank)) for rank in range(self.mesh.size))
+
+    def _sent(self, replica: int, stage: int) -> int:
+        share = self.rows[replica] / self.figures.rows if self.figures.rows else 0.0
+        forward, backward = self._crossings
+        total = share * (forward.get(stage, 0) + backward.get(stage, 0))
+        if self.mesh.data > 1:
+            total += sum(layer.gradients for layer, owner in zip(self.layers, self.owners, strict=True) if owner == stage)
+            total += share * self.figures.output if self.mesh.model == 1 else 0
+        return round(total)
+
+    @cached_property
+    def _crossings(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Bytes that leave each stage: activations forward, gradients backward; a tensor goes to a stage once."""
+        moved: dict[tuple[int, int, int], tuple[int, bool]] = {}
+        for edge in self.figures.edges:
+            source, target = self.owners[edge.source], self.owners[edge.target]
+            if source != target:
+                moved[edge.key, source, target] = edge.bytes, edge.differentiable
+        forward: dict[int, int] = {}
+        backward: dict[int, int] = {}
+        for (_, source, target), (amount, differentiable) in moved.items():
+            forward[source] = forward.get(source, 0) + amount
+            if differentiable:
+                backward[target] = backward.get(target, 0) + amount
+        return forward, backward
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """A step's time over the stages, in units of work."""
+        work = [0.0] * self.mesh.model
+        for layer, owner in zip(self.layers, self.owners, strict=True):
+            work[owner] += layer.work
+        if not any(work):
+            return []
+        return simulate(self.schedule, work, [2 * amount for amount in work], self.micro)
+
+    @property
+    def waiting(self) -> float:
+        """The share of a step in which stages wait for each other (the pipeline's bubble), or replicas for the largest share."""
+        if self.mesh.model > 1:
+            return bubble(self.spans, self.mesh.model)
+        most = max(self.rows, default=0)
+        return 1 - sum(self.rows) / (most * len(self.rows)) if most else 0.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.figures.notes
+
+    def _repr_mimebundle_(self, **_: Any) -> Any:
+        from nbpar.display.panels import of_plan
+
+        return of_plan(self).bundle()
+
+
+def make(
+    model: Any,
+    batch: Any = None,
+    mode: str = "data",
+    mesh: Any = None,
+    *,
+    micro: int = 1,
+    schedule: str = "gpipe",
+    place: Mapping[str, int] | None = None,
+    optimiser: Any = None,
+) -> Plan:
+    """What `%%parallel MODE` would do with a model, without starting a rank: a Plan, which a notebook shows as pictures.
+
+    model: may live on the meta device, so billions of parameters take no memory. batch: as the model is called, or (inputs,
+    labels); tensors on the meta device will do. mesh: the number of ranks, or "DATAxMODEL". place: a stage by module name.
+    optimiser: whose state counts; Adam is assumed without one. Raises OptionError.
+    """
+    if mode not in MODES:
+        raise OptionError(f"There is no mode {mode!r} to plan.{suggest(mode, MODES)} Modes: {', '.join(MODES)}.")
+    if schedule not in SCHEDULES:
+        raise OptionError(f"There is no schedule {schedule!r}.{suggest(schedule, SCHEDULES)} Schedules: {', '.join(SCHEDULES)}.")
+    if micro < 1:
+        raise OptionError(f"micro={micro}: at least one micro-batch.")
+    chosen = mesh_of(mode, mesh)
+    figures = measure(model, batch, optimiser)
+    half = figures.rows // 2
+    small = measure(model, batch, optimiser, rows=half) if half and any(layer.activations for layer in figures.layers) else None
+    return Plan(mode, chosen, figures, stages(model, chosen.model, place or {}), micro, schedule, small)
+
+
+def stages(model: Any, count: int, place: Mapping[str, int]) -> tuple[int, ...]:
+    """The stage of each layer, as `%%parallel model` chooses it."""
+    from nbpar.parallel.model.layers import chain, divide, sizes
+
+    layers = chain({"": model})
+    return tuple(divide(layers, sizes(layers), count, place)) if count > 1 else (0,) * len(layers)
+
+
+def divided(figures: Sequence[Layer], count: int) -> tuple[int, ...]:
+    """Stages for other numbers of ranks, from the figures alone."""
+    from nbpar.plan.partition import partition
+
+    return tuple(partition([float(layer.fixed) for layer in figures], count)) if count > 1 else (0,) * len(figures)
