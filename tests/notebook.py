@@ -35,6 +35,11 @@ class Cell:
         return [line for line in self.stdout.splitlines() if not line.startswith("nbpar: ")]
 
     @property
+    def said(self) -> set[str]:
+        """The lines without the marks of the ranks: on a machine that is very busy equal lines may come too far apart to be joined."""
+        return {re.sub(r"^\[[\d,-]+\] ", "", line) for line in self.lines}
+
+    @property
     def notes(self) -> list[str]:
         return [line for line in self.stdout.splitlines() if line.startswith("nbpar: ")]
 

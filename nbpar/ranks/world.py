@@ -19,7 +19,7 @@ from nbpar.ranks.channel import ADDRESS, Hub, Message
 from nbpar.values import KernelEnd
 
 START_SECONDS = 120  # a cold disk can take long to import torch
-SETTLE = 0.25  # seconds in which the deaths that follow from the first one arrive
+SETTLE = 0.25  # seconds for what follows from a death: other deaths, and the launcher's own end
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class World:
                     if self._hub:
                         self._hub.send("guard", rank, Message("kill", {"signal": int(signal.SIGKILL)}))
                 try:
-                    self._launcher.wait(2)
+                    self._launcher.wait(SETTLE)
                 except subprocess.TimeoutExpired:
                     os.killpg(self._launcher.pid, signal.SIGKILL)
                     self._launcher.wait()

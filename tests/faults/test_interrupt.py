@@ -1,0 +1,79 @@
+"""Interrupts: of what, how soon, and what is kept."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.common import DIST, works
+from tests.notebook import Notebook
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "time.sleep(1000)",
+        "if dist.get_rank(): time.sleep(1000)\ndist.all_reduce(torch.ones(3))",
+        "if not dist.get_rank(): dist.recv(torch.ones(3), 1)\nwhile True: torch.ones(1000, 1000) @ torch.ones(1000, 1000)",
+    ],
+)
+def test_an_interrupt_ends_the_cell(notebook: Notebook, code: str) -> None:
+    pids = notebook.value("nbpar.world().pids")
+    message = notebook.send(DIST + code)
+    time.sleep(1)
+    at = time.monotonic()
+    notebook.interrupt()
+    cell = notebook.collect(message, 20)
+    assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 1.5
+    works(notebook, pids)
+
+
+def test_an_interrupt_between_cells_does_no_harm(notebook: Notebook) -> None:
+    """The cell runs or fails visibly. That ipykernel itself drops a cell without a reply happens to plain cells as well."""
+    for delay in (0.0, 0.002, 0.005, 0.01, 0.02) * 4:
+        message = notebook.send("%%parallel\nprint('ran')")
+        time.sleep(delay)
+        notebook.interrupt()
+        cell = notebook.collect(message, 20, reply=False)
+        assert "ran" in cell.stdout or cell.error == "KeyboardInterrupt" or not notebook.replied(message)
+    works(notebook)
+
+
+TRAIN = """import torch, time
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 1)
+opt = torch.optim.SGD(model.parameters(), lr=0.01)
+x, y = torch.randn(64, 4), torch.randn(64, 1)
+done = 0
+"""
+LOOP = """%%parallel data
+for step in range(100_000):
+    opt.zero_grad()
+    ((model(x) - y) ** 2).mean().backward()
+    opt.step()
+    done += 1
+    time.sleep(0.003)"""
+
+
+def test_an_interrupted_training_stops_at_one_step_and_keeps_it(notebook: Notebook) -> None:
+    notebook.run(TRAIN)
+    notebook.run(LOOP.replace("100_000", "3"))  # imports and checks
+    message = notebook.send(LOOP)
+    time.sleep(2)
+    at = time.monotonic()
+    notebook.interrupt()
+    cell = notebook.collect(message, 20)
+    assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 1.5
+    assert "as they were before" not in cell.traceback
+    done = notebook.value("done")
+    assert done > 30
+    check = (
+        "done_there = done\n"
+        + TRAIN
+        + LOOP.partition("\n")[2].replace("100_000", "done_there + 1").replace("time.sleep(0.003)", "pass")
+    )
+    notebook.run("trained = [p.detach().clone() for p in model.parameters()]")
+    notebook.run(check)
+    assert notebook.value("max((a - b).abs().max().item() for a, b in zip(trained, model.parameters()))") < 1e-5
