@@ -9,7 +9,11 @@ CASES = [
     ("x += 1", "x", "x"),
     ("[a * k for a in xs]", "xs k", ""),
     ("def f(u=d): return g(u) + z", "d g z", "f"),
-    ("@deco(q)\nclass C(Base, metaclass=M):\n  t: int = v\n  w = w\n  def m(self): return super().m() + gg", "deco q Base M v w gg", "C"),
+    (
+        "@deco(q)\nclass C(Base, metaclass=M):\n  t: int = v\n  w = w\n  def m(self): return super().m() + gg",
+        "deco q Base M v w gg",
+        "C",
+    ),
     ("del x", "x", ""),
     ("def f():\n  global n\n  n += 1\nf()", "n f", "f n"),
     ("if (m := h(1)): pass", "h", "m"),
@@ -46,7 +50,9 @@ def test_what_is_needed_is_found(source, reads, binds):
     assert found.binds >= set(binds.split())
 
 
-@pytest.mark.parametrize("source, absent", [("y = x", "y"), ("[a for a in xs]", "a"), ("def f(u): v = u; return v", "u v"), ("x: int = 1", "x")])
+@pytest.mark.parametrize(
+    "source, absent", [("y = x", "y"), ("[a for a in xs]", "a"), ("def f(u): v = u; return v", "u v"), ("x: int = 1", "x")]
+)
 def test_local_and_assigned_names_are_not_reads(source, absent):
     assert not names(source).reads & set(absent.split())
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nbpar.values.table import Port
 
 Array = np.ndarray[Any, Any]
+Layout = tuple[tuple[int, ...], tuple[int, ...], Any, bool]  # shape, strides in bytes, dtype, writeable
 
 
 def owner(a: Array) -> Any:
@@ -29,7 +30,15 @@ def owner(a: Array) -> Any:
 
 def ordered(a: Array) -> Array:
     """The array with its axes from the largest stride to the smallest: C-contiguous where it owns its memory."""
-    return a.transpose(sorted(range(a.ndim), key=lambda axis: -a.strides[axis]))
+    return a.transpose(in_memory(a))
+
+
+def in_memory(a: Array) -> tuple[int, ...]:
+    return tuple(sorted(range(a.ndim), key=lambda axis: -a.strides[axis]))
+
+
+def layout(a: Array) -> Layout:
+    return a.shape, a.strides, a.dtype, a.flags.writeable
 
 
 def content(a: Array) -> Array:
@@ -45,6 +54,7 @@ class ArrayKind(kinds.Kind):
     """The patch is (fingerprint, bytes)."""
 
     order = 0
+    shares = True
 
     def snap(self, o: Array, port: Any = None) -> Any:
         known = port.fingerprints.get(id(o))
@@ -61,8 +71,7 @@ class ArrayKind(kinds.Kind):
         return None if old is not None and now == old[3] else (now, buffer(plain))
 
     def patch(self, o: Array, p: Any) -> None:
-        now, data = p
-        data = chunk(data)
+        data = chunk(p[1])
         plain = ordered(o) if o.base is None else o
         if plain.flags.c_contiguous and plain.flags.writeable:
             data.into(address(plain))
@@ -73,11 +82,15 @@ class ArrayKind(kinds.Kind):
         return o.shape, o.strides, o.dtype, p[0]
 
     def reduce(self, o: Array, pickler: Pickler) -> Any:
+        storage = storage_around(pickler.port, o)
+        if storage is not None:
+            return view_of, (storage, address(o) - storage.data_ptr(), layout(o))
+        pickler.port.memories.append(o)
         plain = content(o)
         now = memory.fingerprint(address(plain), plain.nbytes)
         pickler.port.fingerprints[id(o)] = now
-        axes = tuple(sorted(range(o.ndim), key=lambda axis: -o.strides[axis])) if o.base is None else tuple(range(o.ndim))
-        return new_array, (pickler.port, o.shape, axes, o.dtype, o.flags.writeable, now, buffer(plain))
+        axes = in_memory(o) if o.base is None else tuple(range(o.ndim))
+        return new_array, (pickler.port, layout(o), axes, now, buffer(plain))
 
 
 class ViewKind(kinds.Kind):
@@ -97,7 +110,7 @@ class ViewKind(kinds.Kind):
     def reduce(self, o: Array, pickler: Pickler) -> Any:
         whole = base(o)
         begin = address(whole) if isinstance(whole, np.ndarray) else whole.data_ptr()
-        return view_of, (whole, address(o) - begin, o.shape, o.strides, o.dtype, o.flags.writeable)
+        return view_of, (whole, address(o) - begin, layout(o))
 
 
 class ObjectsKind(kinds.Kind):
@@ -128,30 +141,39 @@ def base(a: Array) -> Any:
     return whole if isinstance(whole, np.ndarray) else whole.untyped_storage()
 
 
+def storage_around(port: Port, o: Array) -> Any:
+    """A known storage that torch made on numpy's memory, if the array has that memory."""
+    for whole in port.known_memories("torch"):  # type: Any
+        if whole.data_ptr() <= address(o) and address(o) + o.nbytes <= whole.data_ptr() + whole.nbytes() and o.nbytes:
+            return whole
+    return None
+
+
 def buffer(plain: Array) -> pickle.PickleBuffer:
-    raw = np.ndarray((plain.nbytes,), np.uint8, buffer=plain) if plain.nbytes else np.empty(0, np.uint8)
-    return pickle.PickleBuffer(raw)
+    return pickle.PickleBuffer(memory.view(address(plain), plain.nbytes))
 
 
-def new_array(
-    port: Port, shape: tuple[int, ...], axes: tuple[int, ...], dtype: Any, writeable: bool, now: bytes, data: Any
-) -> Array:
+def new_array(port: Port, laid: Layout, axes: tuple[int, ...], now: bytes, data: Any) -> Array:
+    """An array that owns its memory, with its axes in that order there."""
+    shape, _, dtype, writeable = laid
     plain = np.empty([shape[axis] for axis in axes], dtype)
     chunk(data).into(address(plain))
     if axes != tuple(range(len(shape))):
-        copied = np.empty_like(plain.transpose(np.argsort(axes)))  # keeps the order of the axes in memory
-        copied[...] = plain.transpose(np.argsort(axes))
-        plain = copied
+        turned = plain.transpose(np.argsort(axes))
+        plain = np.empty_like(turned)  # keeps the order of the axes in memory
+        plain[...] = turned
     plain.flags.writeable = writeable
     port.fingerprints[id(plain)] = now
     return plain
 
 
-def view_of(whole: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, writeable: bool) -> Array:
+def view_of(whole: Any, offset: int, laid: Layout) -> Array:
+    """A view of an array or a storage. offset: in bytes."""
     if not isinstance(whole, np.ndarray):
         import torch
 
         whole = torch.empty(0, dtype=torch.uint8).set_(whole).numpy()
+    shape, strides, dtype, writeable = laid
     view: Array = np.ndarray(shape, dtype, buffer=ordered(whole), offset=offset, strides=strides)
     view.flags.writeable = writeable and view.flags.writeable
     return view

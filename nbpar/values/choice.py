@@ -76,7 +76,7 @@ def kind_of(o: Any) -> Kind | None:
         choice = CHOICES[cls]
     except KeyError:
         choice = CHOICES[cls] = choose(cls)
-    return choice.choose(o) if choice.__class__ is Chooser else choice  # type: ignore[union-attr, return-value]
+    return choice.choose(o) if choice.__class__ is Chooser else choice  # type: ignore[return-value]
 
 
 def choose(cls: type) -> Choice:

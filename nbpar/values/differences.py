@@ -8,7 +8,6 @@ bodies    what is equal, with gaps where slots differ; and each rank's own value
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -93,9 +92,7 @@ class Comparison:
 
     def changes(self) -> Changes:
         written = self.written
-        return Changes(
-            frozenset(written.names), frozenset(self.deleted), frozenset(written.patches), frozenset(written.vacated)
-        )
+        return Changes(frozenset(written.names), frozenset(self.deleted), frozenset(written.patches), frozenset(written.vacated))
 
     def value(self, name: str) -> Any:
         return self.changed.get(name, self.now.get(name, kinds.EMPTY))

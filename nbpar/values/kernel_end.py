@@ -6,7 +6,7 @@ import pickle
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nbpar.errors import CannotTravel
@@ -47,6 +47,7 @@ class KernelPort(Port):
     def __init__(self, namespace: dict[str, Any], size: int) -> None:
         super().__init__(namespace)
         self.size = size
+        self.reading = False  # what all ranks agree on
         self.sent: dict[str, RankGroup] = {}  # groups of which each rank is to get its own
         self.group: RankGroup | None = None  # that of the cell being merged
         self.notes: list[str] = []
@@ -82,6 +83,11 @@ class KernelPort(Port):
         container = self.table.objs[key[1]]
         names = [name for name, value in self.namespace.items() if value is container]
         return RankValues(f"a value in {names[0]}" if names else "a value", key, self.group)
+
+    def adopt(self, names: dict[str, Any]) -> None:
+        """Some `__setstate__` may need them before all is loaded. Not those of one rank's own values."""
+        for name, value in names.items() if self.reading else ():
+            self.namespace.setdefault(name, value)
 
     def came_detached(self, tensor: Any) -> None:
         key = id(tensor)
@@ -127,7 +133,9 @@ class KernelEnd:
         written.commit(self.table)
         moved = wire.size(frames, wire.head(frames)[1])
         self._moved += moved
-        extra = {rank: [self._own_pickles(rank)] for rank in range(self.size)} if self.port.sent else {}
+        extra: dict[int, list[Buffer]] = {}
+        if self.port.sent:
+            extra = {rank: [self._own_pickles(rank)] for rank in range(self.size)}
         return Packed(frames, extra, self._take_notes(), moved + sum(len(own[0]) for own in extra.values()))
 
     def _own_pickles(self, rank: int) -> bytes:
@@ -174,16 +182,30 @@ class KernelEnd:
         if envelope == (wire.NO_BODY,):
             frames = list(ask(pickle.dumps(("body", ranks[0])))[0])
             envelope = wire.head(frames)[1]
-        found = wire.body(self.table, frames, envelope)
+        found = self._read(frames, envelope)
         for number in stale:
             self.table.snaps[number] = None
         if failed or found.failed or len(ranks) < self.size:
             self.forget()
-        return self._settle(found, deleted, failed, wire.size(frames, envelope))
+        return self._settle(found, deleted, failed, ask, wire.size(frames, envelope))
 
-    def _settle(self, found: Read, deleted: Iterable[str], failed: Iterable[tuple[str, str]], moved: int) -> Merged:
-        for name, reason in [*failed, *found.failed]:
-            self.port.notes.append(f"{name or 'a value'} could not be rebuilt on the other side: {reason}")
+    def _read(self, frames: Sequence[Buffer], envelope: tuple[Any, ...]) -> Read:
+        self.port.reading = True
+        try:
+            return wire.body(self.table, frames, envelope)
+        finally:
+            self.port.reading = False
+
+    def _settle(self, found: Read, deleted: Iterable[str], failed: Iterable[tuple[str, str]], ask: Ask, moved: int) -> Merged:
+        for name, reason in failed:
+            self.port.notes.append(f"{name or 'a value'} could not be rebuilt on the ranks: {reason}.")
+        lost = [(name, f"It could not be rebuilt in the notebook: {reason}.") for name, reason in found.failed if name]
+        if lost:
+            for fields in wire.head(ask(pickle.dumps(("keep", lost)))[0])[0]:
+                found.names[fields[1]] = self.port.stand_in(*fields)
+        for name, reason in found.failed:
+            if not name:
+                self.port.notes.append(f"a change could not be made in the notebook: {reason}.")
         result = found.names.pop(RESULT, None)
         self.namespace.update(found.names)
         for name in deleted:
@@ -205,11 +227,11 @@ class KernelEnd:
             digests.add(digest)
             frozen[rank] = blob, tuple(self.table.objs[number] for number in numbers), tuple(buffers)
         self.port.group = RankGroup(uuid.uuid4().hex, self.size, frozen, self.port)
-        found = wire.body(self.table, answers[0], wire.head(answers[0])[1])
+        found = self._read(answers[0], wire.head(answers[0])[1])
         found.names.update({name: RankValues(name, ("name", name), self.port.group) for name in plan.own})
         self.port.group = None
         if plan.apart or plan.slots or len(digests) > 1 or found.failed or len(ranks) < self.size:
             self.forget()
         self.port.notes += notes
         moved = sum(sum(memoryview(frame).nbytes for frame in answer) for answer in answers)
-        return self._settle(found, deleted, (), moved)
+        return self._settle(found, deleted, (), ask, moved)

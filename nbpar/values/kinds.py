@@ -35,6 +35,7 @@ class Kind:
     """The base: an object that is known by its identity and never changes. order: of its patches among a message's."""
 
     order = 2
+    shares = False  # memory, perhaps, with objects of another library
 
     def snap(self, o: Any, port: Any = None) -> Any:
         return None
@@ -440,7 +441,16 @@ LOCKS: dict[str, Callable[[], Any]] = {
     type(threading.RLock()).__name__: threading.RLock,
     **{cls.__name__: cls for cls in (threading.Event, threading.Condition, threading.Semaphore, threading.local)},
 }
-FIXED, LIST, DEQUE, DICT, ORDERED_DICT, SET, COUNTER, BYTES = Fixed(), ListKind(), DequeKind(), DictKind(), OrderedDictKind(), SetKind(), CounterKind(), BytesKind()
+FIXED, LIST, DEQUE, DICT, ORDERED_DICT, SET, COUNTER, BYTES = (
+    Fixed(),
+    ListKind(),
+    DequeKind(),
+    DictKind(),
+    OrderedDictKind(),
+    SetKind(),
+    CounterKind(),
+    BytesKind(),
+)
 ATTRIBUTES, CELL, FUNCTION, CLASS, LOCK = AttributesKind(), CellKind(), FunctionKind(), ClassKind(), LockKind()
 MEMBERS = Fixed(lambda o: o)  # tuple, frozenset
 METHOD = Fixed(lambda o: (o.__func__, o.__self__))

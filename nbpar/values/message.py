@@ -19,10 +19,9 @@ from xxhash import xxh3_128_digest
 
 from nbpar.values import kinds
 from nbpar.values.choice import kind_of, learn_libraries
-from nbpar.values.pickling import Pickler
-from nbpar.values.pool import Chunk
+from nbpar.values.pickling import Pickler, StandIn
+from nbpar.values.pool import Buffer, Chunk
 from nbpar.values.table import Hole, Table, global_names, seed
-
 
 EMPTY: Mapping[Any, Any] = {}
 
@@ -170,13 +169,14 @@ class _Writer:
                 raise Again
             if patch is not None:
                 if number in self.slots:
-                    shape, values = kind.split(patch)
+                    shape, values = kind.split(patch) or (None, [])
                     patch = kind.join(shape, [self.slots[number].get(i, value) for i, value in enumerate(values)])
                 self.patches[number] = patch
                 self.to_write.append((number, patch))
                 stack.extend(table.known(kind.children(o)))
 
     def write_names(self, names: dict[str, Any]) -> None:
+        self.write_stand_ins(names)
         simple = {name: value for name, value in names.items() if id(value) in self.written or kind_of(value) is None}
         if simple or not self.dumped:
             self.dump(simple, simple)
@@ -186,6 +186,18 @@ class _Writer:
                 before = len(self.pickler.buffers)
                 self.dump((name, value), value)
                 self.check_size(name, value, sum(buffer.nbytes for buffer in self.pickler.buffers[before:]))
+
+    def write_stand_ins(self, names: dict[str, Any]) -> None:
+        staying = self.table.port.staying
+        for value in names.values() if staying else ():
+            if id(value) in staying and id(value) not in self.written:
+                stand_in = StandIn(value)
+                unit = {"": stand_in}
+                self.dump(unit, unit)
+                memo = self.pickler.memo.copy()
+                memo[id(value)] = memo.pop(id(stand_in))[0], value
+                self.pickler.memo = memo
+                self.written = memo.keys()
 
     def check_size(self, name: str, value: Any, size: int) -> None:
         if self.limit is not None and size > self.limit and name not in self.asked:
@@ -222,9 +234,7 @@ class _Writer:
             return
         temporary = set(map(id, self.pickler.made_for_pickling))
         found = [
-            (number, o)
-            for number, o in memo.values()
-            if number >= self.known and id(o) not in temporary and kind_of(o) is not None
+            (number, o) for number, o in memo.values() if number >= self.known and id(o) not in temporary and kind_of(o) is not None
         ]
         self.known = len(memo)
         self.written = memo.keys()
@@ -249,9 +259,7 @@ class Read:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
 
-def read(
-    table: Table, stream: bytes | memoryview, new_numbers: bytes, vacated: Sequence[int], chunks: Sequence[Chunk]
-) -> Read:
+def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Sequence[int], chunks: Sequence[Chunk]) -> Read:
     """Reads what `write` made, applies the patches and enters the new objects. What fails is told, and the rest is read."""
     learn_libraries()
     found = Read()
@@ -260,6 +268,7 @@ def read(
     for unit in _units(table, bytes(stream), chunks, memo, found):
         if isinstance(unit, dict):
             found.names.update(unit)
+            found.names.pop("", None)
         elif isinstance(unit[0], int):
             patches.append(unit)
         else:
@@ -272,7 +281,8 @@ def read(
             table.kinds[number].patch(table.objs[number], patch)
             found.patched.append(number)
         except Exception as error:
-            found.failed.append((type(table.objs[number]).__name__, f"{type(error).__name__}: {error}"))
+            what = f"of a {type(table.objs[number]).__name__}, {type(error).__name__}: {error}"
+            found.failed.append(("", what))
     table.add(memo[number] for number in array.array("I", bytes(new_numbers)))
     for number, patch in patches:
         table.refresh(number, patch)
@@ -323,4 +333,4 @@ def _extent(stream: bytes, units: int | None = None) -> tuple[str, int, int, int
 class Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, objs: list[Any], chunks: Iterator[Chunk]) -> None:
         super().__init__(file, buffers=chunks)
-        self.persistent_load = objs.__getitem__  # type: ignore[method-assign, assignment]
+        self.persistent_load = objs.__getitem__  # type: ignore[method-assign]

@@ -86,7 +86,7 @@ OPAQUE = OpaqueKind()
 
 
 def take_apart(o: Any, reduced: tuple[Any, ...]) -> tuple[Any, Any]:
-    function, args, state, items, pairs, setter = (*reduced, *(None,) * (6 - len(reduced)))
+    function, args, state, items, pairs, setter = (reduced + (None,) * 4)[:6]
     items, pairs = None if items is None else list(items), None if pairs is None else list(pairs)
     rest = (state, items, pairs, setter)
     return (function, args), None if all(part is None for part in rest) else rest
@@ -104,7 +104,7 @@ def real_parts(o: Any) -> dict[int, Any]:
 
 
 def summary(*frozen: Frozen | None) -> tuple[bytes, tuple[int, ...]]:
-    digest, parts = xxh3_128(), []
+    digest, parts = xxh3_128(), list[int]()
     for each in frozen:
         if each is not None:
             digest.update(each[0])
@@ -125,13 +125,13 @@ class Thawer(pickle.Unpickler):
 
 
 def thaw_object(port: Port, *frozen: Any) -> Any:
-    function, args = Thawer(port, frozen).load()  # type: ignore[arg-type]
+    function, args = Thawer(port, frozen).load()
     return function(*args)
 
 
 def thaw_state(o: Any, frozen: Any) -> None:
     port, *rest = frozen
-    state, items, pairs, setter = Thawer(port, tuple(rest), o).load()  # type: ignore[arg-type]
+    state, items, pairs, setter = Thawer(port, tuple(rest), o).load()
     if items is not None:
         o.extend(items) if hasattr(o, "extend") else [o.append(item) for item in items]
     for key, value in pairs or ():

@@ -6,14 +6,14 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-from nbpar.values.choice import kind_of, learn_libraries
-from nbpar.values.kinds import EMPTY
+from nbpar.values.choice import CHOICES, kind_of, learn_libraries
+from nbpar.values.kinds import EMPTY, Fixed
 from nbpar.values.pool import IN_PICKLE
 
 if TYPE_CHECKING:
@@ -31,18 +31,11 @@ class Pickler(cloudpickle.Pickler):
     def __init__(self, port: Port) -> None:
         self.file = io.BytesIO()
         self.buffers: list[memoryview] = []
-        super().__init__(self.file, protocol=5, buffer_callback=self._in_band)
+        super().__init__(self.file, protocol=5, buffer_callback=in_band(self.buffers))
         self.port = port
         self.globals_ref[id(port.namespace)] = port.namespace  # a notebook function's globals are object 0
         self.made_for_pickling: list[Any] = []
         learn_libraries()
-
-    def _in_band(self, buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < IN_PICKLE:
-            return True
-        self.buffers.append(raw)
-        return False
 
     def temporary(self, *objects: Any) -> None:
         """These were made for pickling: they are no objects of the person's, and are not to be known later."""
@@ -115,6 +108,21 @@ class Pickler(cloudpickle.Pickler):
         return make, args, state, *rest
 
 
+class StandIn:
+    """Written for a container that stays: plain containers are not reduced, so that it takes something else in their place."""
+
+    def __init__(self, o: Any) -> None:
+        self.o = o
+
+
+class StandInKind(Fixed):
+    def reduce(self, o: StandIn, pickler: Pickler) -> Any:
+        return pickler.port.absent(o.o)
+
+
+CHOICES[StandIn] = StandInKind()
+
+
 class PrivatePickler(Pickler):
     """For what is within an opaque object: its real parts, and what each side has of its own, are holes."""
 
@@ -158,6 +166,18 @@ class ContentPickler(GroupPickler):
         if type(o) in (set, frozenset) and all(type(member) in (str, int, bytes) for member in o):
             return "set", sorted(map(repr, o))
         return super().persistent_id(o)
+
+
+def in_band(large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Small buffers go into the pickle, the others to this list. (A method would tie the pickler into a cycle.)"""
+
+    def decide(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= IN_PICKLE:
+            large.append(raw)
+        return raw.nbytes < IN_PICKLE
+
+    return decide
 
 
 def set_function(function: types.FunctionType, state: Any) -> None:

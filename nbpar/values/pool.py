@@ -24,7 +24,8 @@ Buffer = bytes | bytearray | memoryview
 class Chunk(Protocol):
     """One buffer of a message, not read yet."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def into(self, address: int) -> None: ...
 

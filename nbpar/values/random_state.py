@@ -93,7 +93,7 @@ class RandomStates:
             if not present(name):
                 if name == "cuda" and not _cuda():
                     continue
-                __import__("torch" if name == "cuda" else name)
+                __import__({"cuda": "torch", "numpy": "numpy.random"}.get(name, name))
             STREAMS[name].put(state)
 
     def changed_since(self, states: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -150,26 +150,33 @@ class RankEnd:
         self._comparison = Comparison(self, written, written.names, deleted, wanted)
         return self._answer_body(inline=self.rank == 0)
 
+    def _keep(self, o: Any, name: str, reason: str) -> tuple[Any, ...]:
+        """Holds a value that the notebook could not take; the fields of the stand-in."""
+        self.port.stay(o, reason, name)
+        return self.port.staying[id(o)][1]
+
     def _left_out(self, written: Written, now: dict[str, Any]) -> list[int]:
         """Known objects that the cell changed and `out` leaves out: the notebook has to send them again."""
         rest = write(self.table, {}, roots=[*self.bound.values(), *now.values()], skip=frozenset(written.patches))
         return sorted({*rest.patches, *rest.vacated} - set(written.vacated))
 
-    def _answer_body(self, inline: bool) -> list[Buffer]:
+    def _answer_body(self, inline: bool, however_large: bool = False) -> list[Buffer]:
         assert self.pending
         written = self.pending
         facts = self._deleted, self._stale
         digest = xxh3_128_digest(written.digest() + pickle.dumps(facts))
         large = sum(buffer.nbytes for buffer in written.buffers) > SHORT_BODY and not self.pool.shared
         head = digest, *facts, self.failed
-        return wire.frames(head, written, self.pool) if inline and not large else wire.bare(head)
+        return wire.frames(head, written, self.pool) if inline and (however_large or not large) else wire.bare(head)
 
     def answer(self, request: bytes) -> list[Buffer]:
         """Answers what `KernelEnd.merge` asks."""
         what, *args = pickle.loads(request)
         talk = self._comparison
         if what == "body":
-            return self._answer_body(inline=True) if self.rank == args[0] else []
+            return self._answer_body(True, True) if self.rank == args[0] else []
+        if what == "keep":
+            return wire.bare([self._keep(talk.value(name), name, reason) for name, reason in args[0]])
         if what == "bodies":
             return talk.bodies(*args)
-        return wire.bare({"changes": talk.changes, "digests": talk.digests, "reach": talk.reach}[what](*args))
+        return wire.bare(getattr(talk, what)(*args))

@@ -23,7 +23,9 @@ class Absent:
 
     def __repr__(self) -> str:
         size = f", {megabytes(self.size)}" if self.size else ""
-        return f"<{type(self).__name__} {self.name}: {self.type}{size}, {self.where}. {self.reason} {self.remedy}>".replace(" >", ">")
+        return f"<{type(self).__name__} {self.name}: {self.type}{size}, {self.where}. {self.reason} {self.remedy}>".replace(
+            " >", ">"
+        )
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise CannotTravel(f"{self.name} ({self.type}) is {self.where}: {self.reason} {self.remedy}".rstrip())

@@ -31,6 +31,7 @@ class Port:
         self.staying: dict[int, tuple[Any, tuple[Any, ...]]] = {}
         self.table: Table
         self.own: set[int] = set()  # on ranks: ids of own values just loaded, until the table has taken them
+        self.memories: list[Any] = []  # arrays, and storages on memory of others, in the message being written
         self.label = ""  # the variable that is being written, for notes
         self.class_prefix: str | None = None  # on ranks: the cell
         self._classes: collections.Counter[str] = collections.Counter()
@@ -48,6 +49,12 @@ class Port:
         """The table has taken over what was noted while loading or writing."""
         self.fingerprints.clear()
         self.own.clear()
+        self.memories.clear()
+
+    def known_memories(self, library: str) -> list[Any]:
+        """Known objects that may share their memory with an object of the other library."""
+        candidates = [*self.memories, *(o for o, kind in zip(self.table.objs, self.table.kinds, strict=True) if kind.shares)]
+        return [o for o in candidates if type(o).__module__.partition(".")[0] == library]
 
     def own_kind(self) -> Kind:
         raise NotImplementedError

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nbpar.values.pickling import Pickler
     from nbpar.values.table import Port, Table
 
+Marks = tuple[bool | None, bool, bool, bool]  # requires_grad of a leaf; whether it had a graph; conjugated; negated
 Geometry = tuple[torch.dtype, int, tuple[int, ...], tuple[int, ...]]
 
 
@@ -27,6 +28,7 @@ class StorageKind(kinds.Kind):
     """The patch is (size, fingerprint, bytes). Memory that is written is torch's own, so that it can be resized."""
 
     order = 0
+    shares = True
 
     def snap(self, o: UntypedStorage, port: Any = None) -> Any:
         known = port.fingerprints.get(id(o))
@@ -47,6 +49,11 @@ class StorageKind(kinds.Kind):
         return p[:2]
 
     def reduce(self, o: UntypedStorage, pickler: Pickler) -> Any:
+        if not o.resizable():  # perhaps numpy's memory
+            array = array_around(pickler.port, o)
+            if array is not None:
+                return storage_of, (array, o.data_ptr() - array.__array_interface__["data"][0], o.nbytes())
+            pickler.port.memories.append(o)
         host = on_host(o)
         now = print_of(host)
         pickler.port.fingerprints[id(o)] = now
@@ -77,10 +84,9 @@ class TensorKind(kinds.Kind):
 
     def diff(self, o: torch.Tensor, old: Any, port: Any = None) -> Any:
         new = self.snap(o)
-        if old is not None and new[0] is old[0] and new[1:3] == old[1:3] and new[3] is old[3]:
-            if new[5] is old[5] and kinds.same_dict(new[4], old[4]):
-                return None
-        return new[:5]
+        if old is None or new[0] is not old[0] or new[1:3] != old[1:3] or new[3] is not old[3] or new[5] is not old[5]:
+            return new[:5]
+        return None if kinds.same_dict(new[4], old[4]) else new[:5]
 
     def patch(self, o: torch.Tensor, p: Any) -> None:
         storage, geometry, requires_grad, grad, attributes = p
@@ -105,8 +111,8 @@ class TensorKind(kinds.Kind):
     def reduce(self, o: torch.Tensor, pickler: Pickler) -> Any:
         storage, geometry, requires_grad, grad, attributes, graph = self.snap(o)
         pickler.port.writes_tensor(o, graph is not None)
-        flags = (o.is_conj(), o.is_neg())
-        args = (pickler.port, type(o), storage, geometry, requires_grad, graph is not None, flags if any(flags) else None)
+        marks = requires_grad, graph is not None, o.is_conj(), o.is_neg()
+        args = pickler.port, type(o), storage, geometry, marks
         pickler.temporary(geometry, attributes)
         return new_tensor, args, (grad, attributes), None, None, set_tensor
 
@@ -116,6 +122,22 @@ class ModuleKind(kinds.AttributesKind):
 
     def reduce(self, o: Any, pickler: Pickler) -> Any:
         return new_instance, (type(o),), dict(o.__dict__), None, None, set_attributes
+
+
+def array_around(port: Port, o: UntypedStorage) -> Any:
+    """A known array that has a storage's memory."""
+    for array in port.known_memories("numpy"):
+        begin = array.__array_interface__["data"][0]
+        if begin <= o.data_ptr() and o.data_ptr() + o.nbytes() <= begin + array.nbytes and o.nbytes():
+            return array
+    return None
+
+
+def storage_of(array: Any, offset: int, size: int) -> UntypedStorage:
+    from nbpar.values.arrays import ordered
+
+    plain = ordered(array).reshape(-1).view("uint8")[offset : offset + size]
+    return torch.from_numpy(plain).untyped_storage()
 
 
 def print_of(storage: UntypedStorage) -> bytes:
@@ -156,19 +178,12 @@ def on_storage(storage: UntypedStorage, geometry: Geometry) -> torch.Tensor:
     return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
 
 
-def new_tensor(
-    port: Port,
-    cls: type,
-    storage: UntypedStorage,
-    geometry: Geometry,
-    requires_grad: bool | None,
-    graph: bool,
-    flags: tuple[bool, bool] | None,
-) -> torch.Tensor:
+def new_tensor(port: Port, cls: type, storage: UntypedStorage, geometry: Geometry, marks: Marks) -> torch.Tensor:
     tensor = on_storage(storage, geometry)
-    if flags:
-        torch._C._set_conj(tensor, flags[0])
-        torch._C._set_neg(tensor, flags[1])
+    requires_grad, graph, conjugated, negated = marks
+    if conjugated or negated:
+        torch._C._set_conj(tensor, conjugated)
+        torch._C._set_neg(tensor, negated)
     if cls is torch.nn.Parameter:
         tensor = torch.nn.Parameter(tensor, bool(requires_grad))
     elif cls is not torch.Tensor:
@@ -227,7 +242,7 @@ def new_typed(storage: UntypedStorage, dtype: torch.dtype) -> TypedStorage:
 
 def tensor_kind(o: torch.Tensor) -> kinds.Kind:
     plain = type(o) in (torch.Tensor, torch.nn.Parameter) or type(o).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-    lazy = isinstance(o, torch.nn.parameter.UninitializedTensorMixin)
+    lazy = isinstance(o, torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer)
     strided = o.layout == torch.strided and not o.is_quantized and not o.is_nested and o.device.type in ("cpu", "cuda")
     return TENSOR if plain and strided and not lazy else OPAQUE
 

@@ -301,7 +301,9 @@ def test_what_cannot_travel_stays_where_it_is(notebook, make, change, use, _):
     assert isinstance(ref, RankRef) and "on the ranks" in repr(ref)
     with pytest.raises(CannotTravel, match="on the ranks"):
         ref.anything()
-    notebook.run(change.replace("o.", "theirs.").replace("o(", "theirs(").replace("(o)", "(theirs)") + "\nsame = theirs", reads="theirs")
+    notebook.run(
+        change.replace("o.", "theirs.").replace("o(", "theirs(").replace("(o)", "(theirs)") + "\nsame = theirs", reads="theirs"
+    )
     assert ns["theirs"] is ref and ns["same"] is ref
     notebook.end.forget()
     notebook.run("kind = type(theirs).__name__", reads="theirs")

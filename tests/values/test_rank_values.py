@@ -80,7 +80,10 @@ def test_a_model_that_came_to_differ(world):
     )
     ns = world.namespace
     model, before = ns["model"], ns["model"].weight.clone()
-    world.run(RANK + "loss = loss_of() * r; loss.backward(); opt.step(); n = 3; other.weight.data.zero_()", reads="model opt x loss_of other")
+    world.run(
+        RANK + "loss = loss_of() * r; loss.backward(); opt.step(); n = 3; other.weight.data.zero_()",
+        reads="model opt x loss_of other",
+    )
     assert isinstance(ns["model"], RankValues) and isinstance(ns["opt"], RankValues) and ns["n"] == 3
     assert not isinstance(ns["loss_of"], RankValues) and ns["other"].weight.sum() == 0
     assert (model.weight == before).all() and (ns["model"][0].weight == before).all()

@@ -45,7 +45,7 @@ def new_helper(y): return y + SCALE
 helper.tag = 'x'
 """
 
-KEPT = "model opt sched ema params by_name gen loader hist X view part lam meth".split()
+KEPT = ["model", "opt", "sched", "ema", "params", "by_name", "gen", "loader", "hist", "X", "view", "part", "lam", "meth"]
 
 
 def equal(a, b):

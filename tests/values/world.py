@@ -71,7 +71,9 @@ class World:
         """A cell in the notebook itself."""
         exec(compile(code, "<notebook>", "exec"), self.namespace)
 
-    def run(self, code: str, *, reads: str | None = None, on: list[int] | None = None, everything: bool = False, **options: Any) -> Merged:
+    def run(
+        self, code: str, *, reads: str | None = None, on: list[int] | None = None, everything: bool = False, **options: Any
+    ) -> Merged:
         """A parallel cell. Raises CellFailed, with nothing merged, if it fails on a rank."""
         self.number += 1
         ranks = on or list(range(self.size))

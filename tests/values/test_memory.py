@@ -1,0 +1,149 @@
+"""Large data: shared memory, what is not sent again, and what happens where there is no room."""
+
+import os
+import resource
+
+import numpy as np
+import pytest
+import torch
+
+from nbpar.values import pool
+from nbpar.values.pool import Arrived, Pool
+from tests.values.world import World
+
+MIB = 1 << 20
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def test_unchanged_data_is_not_sent_again(world):
+    world.do("import torch, numpy as np\nt = torch.ones(1 << 20); a = np.ones(1 << 18)")
+    ns = world.namespace
+    world.run("s = t.sum().item() + a.sum()")
+    assert world.packed.bytes > 6 * MIB and world.merged.bytes < 2000
+    world.run("s = t.sum().item() + a.sum()")
+    assert world.packed.bytes < 2000 and world.merged.bytes < 2000
+    ns["t"].numpy()[5] = 7
+    world.run("s = t.sum().item()")
+    assert ns["s"] == (1 << 20) + 6 and world.packed.bytes > 4 * MIB
+    world.run("a[3] = 5")
+    assert ns["a"][3] == 5 and world.packed.bytes < 2000 and world.merged.bytes > 2 * MIB
+
+
+def test_the_kernel_holds_at_most_one_copy_more(world):
+    big = world.namespace["big"] = torch.ones(64 * MIB // 4)
+    before = resident()
+    world.run("s = big[0].item(); big += 1")
+    assert resident() - before < 80 * MIB and big.mean() == 2
+
+
+def test_views_travel_with_their_memory(world):
+    world.do("import numpy as np\na = np.arange(10.); v = a[3:]; w = v[::2]; f = np.asfortranarray(np.ones((2, 3))); col = f[:, 1]")
+    ns = world.namespace
+    world.run("v[0] = 30; w[1] = 50; col += 1; same = np.shares_memory(a, w)")
+    assert ns["same"] and ns["a"].tolist() == [0, 1, 2, 30, 4, 50, 6, 7, 8, 9] and ns["f"][0].tolist() == [1, 2, 1]
+    ns["a"][3] = -1
+    world.run("x = v[0]; new = a[5:7]")
+    assert ns["x"] == -1 and ns["new"].base is ns["a"]
+
+
+def test_arrays_and_tensors_that_share_memory(world):
+    world.do(
+        "import numpy as np, torch\na = np.zeros(4); t = torch.from_numpy(a); n = t.numpy(); u = torch.zeros(4); m = u.numpy()"
+    )
+    ns = world.namespace
+    world.run("t += 1; seen = a.tolist(); m[0] = 5; seen_u = u.tolist()", reads="t a m u n")
+    assert ns["seen_u"] == [5, 0, 0, 0] and ns["u"].tolist() == [5, 0, 0, 0]
+    assert ns["seen"] == [1, 1, 1, 1] and ns["a"].tolist() == [1, 1, 1, 1]
+    world.run("a[1] = 9; seen = t.tolist()", reads="t a")
+    assert ns["seen"] == [1, 9, 1, 1] and ns["t"].tolist() == [1, 9, 1, 1]
+
+
+@pytest.fixture(params=["no memfd", "no /dev/shm", "no file"])
+def little_room(request, monkeypatch):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pool, "memfd", fail)
+    if request.param != "no memfd":
+        monkeypatch.setattr(pool, "in_dev_shm", fail)
+    if request.param == "no file":
+        monkeypatch.setattr(pool, "in_tmp", fail)
+
+
+def test_falls_back_where_there_is_no_room(world, little_room):
+    big = world.namespace["big"] = torch.arange(1 << 18)
+    world.run("s = big.sum().item(); big += 1")
+    assert world.namespace["s"] == sum(range(1 << 18)) and big[0] == 1
+
+
+def test_a_small_file_system_is_an_error_and_no_crash(tmp_path, monkeypatch):
+    shm = tmp_path / "shm"
+    shm.mkdir()
+    if os.system(f"mount -t tmpfs -o size=1m tmpfs {shm} 2>/dev/null"):
+        pytest.skip("needs the right to mount")
+    try:
+        monkeypatch.setattr(pool, "memfd", lambda: pool.nameless(str(shm)))
+        monkeypatch.setattr(pool, "in_dev_shm", lambda: pool.nameless(str(shm)))
+        monkeypatch.setattr(pool, "in_tmp", lambda: pool.nameless(str(shm)))
+        own = Pool()
+        assert own.write([memoryview(bytes(4 * MIB))]) is None
+        path = own.write([memoryview(b"a" * 1000), memoryview(b"b" * 10)])
+        with Arrived(path, [1000, 10], []) as chunks:
+            assert chunks[0].whole() == b"a" * 1000 and chunks[1].whole() == b"b" * 10
+        assert os.listdir(shm) == []
+        own.close()
+    finally:
+        os.system(f"umount {shm}")
+
+
+def test_the_segment_is_private_nameless_and_reused():
+    own = Pool()
+    path = own.write([memoryview(bytes(MIB))])
+    mode = os.stat(path).st_mode & 0o777
+    assert mode & 0o077 == 0 or os.readlink(path).startswith("/memfd:")
+    assert own.write([memoryview(bytes(MIB // 2))]) == path
+    own.close()
+    assert not os.path.exists(path)
+    assert Pool(shared=False).write([memoryview(bytes(MIB))]) is None
+
+
+def test_ranks_on_other_hosts():
+    far = World(2, shared=False)
+    try:
+        far.do("import torch\nt = torch.ones(1 << 20)")
+        far.run("t += 1; u = t * 2; small = 1")
+        ns = far.namespace
+        assert ns["t"].mean() == 2 and ns["u"].mean() == 4 and far.asked == 1
+        far.run("n = small + 1")
+        assert far.asked == 0 and ns["n"] == 2
+    finally:
+        far.close()
+
+
+def test_empty_and_odd_tensors(world):
+    world.do("import torch\ne = torch.empty(0); z = torch.zeros(3, 0); i = torch.tensor(5); b = torch.zeros(3, dtype=torch.bool)")
+    world.run("e2 = e; z2 = z.t(); i += 1; b[1] = True; q = torch.empty(0, dtype=torch.int8)")
+    ns = world.namespace
+    assert ns["e2"] is ns["e"] and ns["z2"].shape == (0, 3) and ns["i"] == 6 and ns["b"].tolist() == [False, True, False]
+
+
+def test_sweeping_frees_memory_on_both_sides(world):
+    world.do("import torch")
+    for i in range(6):
+        world.run(f"x = torch.full((4 << 20,), {i}.)", reads="torch")
+    assert world.namespace["x"][0] == 5
+    held = [o for o in world.end.table.objs if isinstance(o, torch.Tensor) and o.numel() > MIB]
+    assert len(held) <= 5
+    world.run("y = x[0].item()")
+    assert world.namespace["y"] == 5
+
+
+def test_a_changed_array_keeps_its_views(world):
+    a = world.namespace["a"] = np.zeros((4, 4))
+    row = a[1]
+    world.run("a[1] = 7")
+    assert row.tolist() == [7] * 4
