@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from nbpar.parallel.data import context, state
 from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.border import leave
-from nbpar.parallel.data.check import check, loose, refused_before
+from nbpar.parallel.data.check import check, loose, refused_before, still
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.draws import Streams, Unlike, Whole, moved
 from nbpar.parallel.data.gradients import Gradients
@@ -79,12 +80,8 @@ class Splitter:
         if refusal is None and isinstance(plan, Plan):
             plan.calls += 1
             if plan.calls > 1 and plan.calls & (plan.calls - 1) == 0:  # at calls 2, 4, 8, …
-                again = self.check(subject, flat, spec, batch_dim)
-                if isinstance(again, Refusal) or (again.cuts, again.outputs, again.state) != (plan.cuts, plan.outputs, plan.state):
-                    plan = knowledge.plans[key] = again
-                else:
-                    again.verified, again.calls = plan.verified, plan.calls
-                    plan = knowledge.plans[key] = again
+                if not self.still(subject, flat, spec, plan):
+                    plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
             if isinstance(plan, Refusal):
                 refusal = plan
             else:
@@ -111,12 +108,21 @@ class Splitter:
         self.counts.setdefault(subject.name, Counter())[what] += 1
 
     def check(self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None) -> Plan | Refusal:
-        began = time.perf_counter()
         subject.refresh()
-        try:
+        self.checks += 1
+        with self.checking():
             return check(subject, flat, spec, batch_dim, self.gradients)
+
+    def still(self, subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan) -> bool:
+        with self.checking():
+            return still(subject, flat, spec, plan, self.gradients)
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
         finally:
-            self.checks += 1
             self.check_seconds += time.perf_counter() - began
 
     def run(self, subject: Subject, plan: Plan, flat: Sequence[Any], spec: Any) -> Done | Refusal:
@@ -175,9 +181,8 @@ class Splitter:
     def reference(self, subject: Subject, flat: Sequence[Any], spec: Any, kept: Any, streams: Any) -> Any:
         """Outputs and state of one whole call, without a trace of it."""
         args, kwargs = tree_unflatten([value.detach().clone() if isinstance(value, Tensor) else value for value in flat], spec)
-        began = time.perf_counter()
         try:
-            with torch.no_grad(), context.inside(None), subject.untouched():
+            with self.checking(), torch.no_grad(), context.inside(None), subject.untouched():
                 outputs, _ = tree_flatten(subject.run(*args, **kwargs))
             changes = {place: value.detach().clone() for place, value in kept.changes().items()}
             return outputs, changes
@@ -187,7 +192,6 @@ class Splitter:
             kept.put_back()
             streams.put_back()
             torch.clear_autocast_cache()
-            self.check_seconds += time.perf_counter() - began
 
 
 @dataclass

@@ -7,7 +7,7 @@ masks do not pass as means over rows. All of it leaves no trace, and all ranks c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from nbpar.parallel.data.border import leave
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, has_hooks, now, walk
-from nbpar.parallel.data.layouts import How, Layout, Share, find, largest, plain, same
+from nbpar.parallel.data.layouts import How, Layout, Share, dense, find, largest, plain, same, tolerance
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
 from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.subject import Subject
@@ -50,6 +50,17 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
 
 class Unsuited(Unlike):
     """The whole call cannot be run on these values: no evidence."""
+
+
+def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:
+    """Whether a plan holds for this call too, by a short look. Collective."""
+    candidate = Candidate(plan.base, flat[plan.base].shape[plan.dim], plan.cuts)
+    kept, streams = State(subject.modules), Streams.now()
+    try:
+        return Trial(subject, flat, spec, candidate, gradients).again(plan)
+    finally:
+        kept.put_back()
+        streams.put_back()
 
 
 @dataclass
@@ -86,18 +97,35 @@ class Trial:
         self.few = {at: few[id(flat[at]), layout] for at, layout in candidate.cuts}
 
     def plan(self) -> Plan:
-        try:
-            plan = self.evidence(self.few, double=not reduced())
-        except Unsuited:
-            plan = self.evidence(self.few, double=False)
-        for holed in self.holes():
+        """From all the evidence."""
+        if not reduced():
             try:
-                other = self.evidence(holed, double=not reduced())
-            except Unsuited:
-                continue  # the program does not take such values
-            if other.outputs != plan.outputs or other.state != plan.state:
-                raise Unlike("its result is a mean over some entries (a mask?), which rows share unevenly")
+                return self.collect(double=True)
+            except Unsuited:  # a program that insists on its own type
+                pass
+        return self.collect(double=False)
+
+    def collect(self, double: bool) -> Plan:
+        with self.subject.disturbed(double) as show_afresh:
+            plan = self.evidence(self.few, double, show_afresh, gradients=True)
+            for holed in self.holes():
+                try:
+                    other = self.evidence(holed, double, show_afresh, gradients=False)
+                except Unsuited:
+                    continue  # the program does not take such values
+                if (other.outputs, other.state) != (plan.outputs, plan.state):
+                    raise Unlike("its result is a mean over some entries (a mask?), which rows share unevenly")
         return plan
+
+    def again(self, plan: Plan) -> bool:
+        """Whether a look at other rows still says the same."""
+        double = not reduced()
+        try:
+            with self.subject.disturbed(double) as show_afresh:
+                now = self.evidence(self.few, double, show_afresh, gradients=False)
+        except Unlike:
+            return False
+        return (now.outputs, now.state, now.draw_layouts) == (plan.outputs, plan.state, plan.draw_layouts)
 
     def holes(self) -> list[dict[int, Tensor]]:
         """The few rows with some entries zero; on the CPU also with some labels ignored."""
@@ -116,22 +144,23 @@ class Trial:
             variants.append({**self.few, **{at: pierce(tensor, -100) for at, tensor in labels.items()}})
         return variants
 
-    def evidence(self, few: dict[int, Tensor], double: bool) -> Plan:
+    def evidence(self, few: dict[int, Tensor], double: bool, show_afresh: Callable[[], None], gradients: bool) -> Plan:
         """What a whole and a split run say. Raises Unsuited where the whole run fails."""
         kept, streams = State(self.subject.modules), Streams.now()
         try:
             inputs = self.inputs(few, double)
-            before = [weight.data for weight in self.subject.parameters]
-            with self.subject.disturbed(double):
-                whole = self.run_whole(inputs)
-                whole.writes = self.subject.written(before, double)
+            before = self.subject.fingerprint()
+            whole = self.run_whole(inputs, gradients)
+            whole.writes = self.subject.fingerprint() != before
             kept.put_back()
             streams.put_back()
-            with self.subject.disturbed(double):
-                return self.run_split(inputs, whole)
+            if whole.writes:
+                show_afresh()
+            return self.run_split(inputs, whole)
         finally:
             kept.put_back()
             streams.put_back()
+            show_afresh() if self.subject.fingerprint() != before else None
             torch.clear_autocast_cache()  # it knows weights by name, not by value
 
     def inputs(self, few: dict[int, Tensor], double: bool) -> list[Any]:
@@ -146,7 +175,7 @@ class Trial:
 
         return [fresh(few.get(at, value), value) if isinstance(value, Tensor) else value for at, value in enumerate(self.flat)]
 
-    def run_whole(self, inputs: list[Any]) -> WholeRun:
+    def run_whole(self, inputs: list[Any], gradients: bool) -> WholeRun:
         kept = State(self.subject.modules)
         flat = copies(inputs)
         record = Record([flat[at] for at, _ in self.candidate.cuts])
@@ -170,7 +199,7 @@ class Trial:
         state = {place: value.detach().clone() for place, value in kept.changes().items()}
         return WholeRun(
             wholes, spec, state, kept.plain(), kept.contained(), record.draws, record.reads, record.reads_rows,
-            Streams.now(), [] if depends_on_outside(values, start) else self.grads(values, inputs),
+            Streams.now(), self.grads(values, inputs) if gradients and not depends_on_outside(values, start) else [],
         )  # fmt: skip
 
     def run_split(self, inputs: list[Any], whole: WholeRun) -> Plan:
@@ -207,7 +236,7 @@ class Trial:
         places = sorted(state, key=lambda place: (place.module, place.name))
         settled = self.agreed([state[place] for place in places])
         how_state = {p: self.settle(how, now[p], whole.state[p]) for p, how in zip(places, settled, strict=True)}
-        self.compare_gradients(local, outputs, call, inputs, whole)
+        self.compare_gradients(local, outputs, call, inputs, whole.gradients)
         return Plan(
             self.candidate.base, self.candidate.cuts, tuple(outputs), whole.spec,
             {place: how for place, how in how_state.items() if how is not None},
@@ -282,19 +311,46 @@ class Trial:
         except RuntimeError:  # reentrant checkpoints and the like take no `autograd.grad`
             return []
 
-    def compare_gradients(self, local: Local, hows: Sequence[How | None], call: Call, inputs: list[Any], whole: WholeRun) -> None:
-        if not whole.gradients:
+    def compare_gradients(
+        self, local: Local, hows: Sequence[How | None], call: Call, inputs: list[Any], whole: list[Tensor | None]
+    ) -> None:
+        """Of arguments as they are; of weights by their products with the weights, so that little is sent."""
+        if not whole:
             return
         pairs = zip(local.values, hows, strict=True)
-        left = [leave(value, how, call) if how is not None else value for value, how in pairs]
-        grads = self.grads(left, inputs)
-        scale = max((largest(grad) for grad in whole.gradients if grad is not None), default=0.0)
-        fine = len(grads) == len(whole.gradients) and all(
+        with self.gradients.paused():
+            left = [leave(value, how, call) if how is not None else value for value, how in pairs]
+            own = self.grads(left, inputs)
+        if not all(self.ranks.objects(len(own) == len(whole))):
+            raise Unlike("its gradients cannot be compared")
+        wanted = self.wanted(inputs)
+        weights = [at for at, tensor in enumerate(wanted) if id(tensor) in self.subject.place]
+        scale = max((largest(grad) for grad in whole if grad is not None), default=0.0)
+        fine = all(
             (a is None) == (b is None) and (a is None or b is None or same(a, b, loose(), scale))
-            for a, b in zip(grads, whole.gradients, strict=True)
+            for at, (a, b) in enumerate(zip(own, whole, strict=True))
+            if at not in weights
         )
-        if not all(self.ranks.objects(fine)):
+        mine = product_table([own[at] for at in weights], [wanted[at] for at in weights])
+        self.ranks.all_reduce(mine, "agreement").div_(self.ranks.size)
+        truth = product_table([whole[at] for at in weights], [wanted[at] for at in weights])
+        bound = loose() or tolerance(next((grad.dtype for grad in whole if grad is not None), torch.float64))
+        close = (mine[:, 0] - truth[:, 0]).abs() <= bound * truth[:, 1].max() if weights else torch.ones(1, dtype=torch.bool)
+        used = (mine[:, 2] > 0) == (truth[:, 2] > 0)
+        if not all(self.ranks.objects(fine and bool(close.all()) and bool(used.all()))):
             raise Unlike("rows mix in its backward pass: gradients of split rows differ")
+
+
+def product_table(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
+    """Of each gradient: its product with the weight, a bound for rounding, and whether there is one."""
+    rows = []
+    for grad, weight in zip(grads, weights, strict=True):
+        if grad is None:
+            rows.append([0.0, 0.0, 0.0])
+            continue
+        grad, weight = dense(grad).reshape(-1), weight.detach().reshape(-1).to(grad.dtype)
+        rows.append([float(torch.dot(grad, weight)), float(grad.norm() * weight.norm()), 1.0])
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
 
 
 def reduced() -> bool:

@@ -51,6 +51,7 @@ class Pass:
     """One run of the autograd engine."""
 
     accumulates: bool
+    ours: bool = True
     calls: list[Call] = field(default_factory=list)
     due: dict[int, Due] = field(default_factory=dict)
     hooks: list[Any] = field(default_factory=list)
@@ -96,9 +97,18 @@ class Gradients:
             return results
         return self._average_results(now, inputs, results, create)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Gradients meanwhile are this rank's share."""
+        self.now = Pass(accumulates=False, ours=False)
+        try:
+            yield
+        finally:
+            self.now = None
+
     def reached(self, call: Call) -> None:
         now = self.now
-        if now is None or call in now.calls:
+        if now is None or not now.ours or call in now.calls:
             return
         now.calls.append(call)
         for leaf in call.leaves:

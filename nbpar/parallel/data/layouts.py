@@ -146,6 +146,10 @@ def same(a: Tensor, b: Tensor, bound: float | None = None, scale: float = 0.0) -
 
 def largest(tensor: Tensor) -> float:
     """The largest finite absolute value."""
-    values = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    values = dense(tensor)
     finite = values[torch.isfinite(values)].abs()
     return float(finite.max()) if finite.numel() else 0.0
+
+
+def dense(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()

@@ -33,23 +33,27 @@ class Subject:
         return eager(*args, **kwargs) if eager is not None else self.run(*args, **kwargs)
 
     @contextmanager
-    def disturbed(self, double: bool) -> Iterator[None]:
+    def disturbed(self, double: bool) -> Iterator[Callable[[], None]]:
         """Weights that are not what initialisation made them: a layer of zeros hides how rows mix behind it.
 
         The tensors' own data stay as they are; what they show for the while is another. double: in float64.
+        Gives a function that shows the disturbed weights afresh, should the call have written to them.
         """
+        weights = [(weight, weight.data) for weight in self.parameters if weight.is_floating_point()]
         buffers = [b for module in self.modules for b in module._buffers.values() if b is not None and b.is_floating_point()]
-        with shown([(weight, shaken(weight.data, double)) for weight in self.parameters if weight.is_floating_point()]):
-            with shown([(buffer, buffer.data.double() if double else buffer.data.clone()) for buffer in buffers]):
-                yield
 
-    def written(self, before: list[Tensor], double: bool) -> bool:
-        """Whether the disturbed weights, which were `before` undisturbed, have been written to or replaced."""
-        now = list(self.module.parameters()) if self.module is not None else []
-        return len(now) != len(before) or any(
-            weight is not own or not torch.equal(weight.data, shaken(data, double) if data.is_floating_point() else data)
-            for weight, own, data in zip(now, self.parameters, before, strict=True)
-        )
+        def show() -> None:
+            for weight, data in weights:
+                weight.data = shaken(data, double)
+
+        with shown(weights), shown([(buffer, buffer.data.double() if double else buffer.data.clone()) for buffer in buffers]):
+            show()
+            yield show
+
+    def fingerprint(self) -> list[tuple[int, float]]:
+        """Changes when a weight is written to or replaced."""
+        weights = list(self.module.parameters()) if self.module is not None else []
+        return [(id(weight), float(weight.detach().sum())) for weight in weights]
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
@@ -76,9 +80,12 @@ NOISE = torch.rand(1021, generator=torch.Generator().manual_seed(7), dtype=torch
 
 def shaken(weight: Tensor, double: bool) -> Tensor:
     """The weight plus noise of a tenth of its spread, and a little where it has none."""
-    new = weight.double() if double else weight.clone()
-    spread = float(new.std(correction=0)) if new.numel() > 1 else 0.0
+    new = weight.to(torch.float64 if double else weight.dtype, memory_format=torch.contiguous_format, copy=True)
+    sample = new.view(-1)[:4096]
+    spread = float(sample.std(correction=0)) if sample.numel() > 1 else 0.0
     pattern = NOISE.to(new.device, new.dtype) * (0.2 * spread + 0.02)
-    flat = new.reshape(-1)
-    repeats = -(-flat.numel() // NOISE.numel())
-    return (flat + pattern.repeat(repeats)[: flat.numel()]).view(weight.shape)
+    for part in new.view(-1).split(len(NOISE) * 1024):
+        even = len(part) // len(NOISE) * len(NOISE)
+        part[:even].view(-1, len(NOISE)).add_(pattern)
+        part[even:].add_(pattern[: len(part) - even])
+    return new
