@@ -137,6 +137,13 @@ class Trace:
     def _taken(self, column: array[Any], places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.frombuffer(column, column.typecode)[places]
 
+    def moved(self, since: int) -> tuple[int, int]:
+        """Bytes that calls of the cell handed over, from call number `since` on; the number to go on from. From any thread."""
+        end = self._next
+        places = np.arange(max(since, self._first, end - self._mask - 1), end) & self._mask
+        sizes = np.array([key[4] for key in list(self._kinds)] or [0], np.int64)
+        return int(sizes[self._taken(self._kind, places)].sum()), end
+
     def current(self) -> Call | None:
         """What this rank waits in right now: the call waited for, else the oldest unfinished one, else None."""
         call = self.waiting

@@ -16,6 +16,7 @@ from nbpar.ranks import channel
 from nbpar.ranks.outlet import Outlet
 
 if TYPE_CHECKING:
+    from nbpar.ranks.progress import Progress
     from nbpar.ranks.rank import Interrupt
     from nbpar.ranks.steps import Steps
 
@@ -28,6 +29,7 @@ class IOThread(threading.Thread):
         self._outlet, self._interrupt = outlet, interrupt
         self._rank = rank
         self.steps: Steps | None = None  # once torch is there
+        self.progress: Progress | None = None
 
     def run(self) -> None:
         self._socket = socket = channel.connect("side", self._rank)
@@ -38,7 +40,7 @@ class IOThread(threading.Thread):
         for descriptor in self._outlet.descriptors:
             poller.register(descriptor, zmq.POLLIN)
         while True:
-            events = dict(poller.poll())
+            events = dict(poller.poll(self.progress.pause if self.progress else None))
             if socket in events:
                 self._obey(channel.receive(socket))
             if door in events:
@@ -48,6 +50,8 @@ class IOThread(threading.Thread):
             if items := self._outlet.take():
                 channel.send(socket, channel.Message("output", items))
                 time.sleep(BATCH)
+            if self.progress and (pulse := self.progress.pulse()):
+                channel.send(socket, channel.Message("progress", pulse))
 
     def _obey(self, message: channel.Message) -> None:
         if message.kind == "abort":

@@ -32,6 +32,13 @@ class Outlet:
         self._room = threading.Condition(self._lock)
         self._pipes: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
 
+    def nudge(self) -> None:
+        """Wakes the reader though nothing waits."""
+        try:
+            os.write(self._waker, b"1")
+        except BlockingIOError:
+            pass
+
     @property
     def descriptors(self) -> list[int]:
         return [self.wake, *self._pipes]

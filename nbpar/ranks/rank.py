@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -88,6 +89,7 @@ class Rank:
         from mpi4py import MPI
 
         from nbpar import comm, parallel
+        from nbpar.ranks.progress import Progress
         from nbpar.ranks.shell import make_shell
         from nbpar.ranks.steps import Steps
         from nbpar.values import RankEnd
@@ -103,6 +105,8 @@ class Rank:
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
         self.random = RandomStates()
         self.io.steps = self.steps = Steps()
+        self.io.progress = self.progress = Progress(comm.trace)
+        self.shell.ast_transformers.append(self.progress.loops)
         seed_everything(int(os.environ["NBPAR_SEED"]) + self.rank)
         library = " ".join(MPI.Get_library_version().splitlines()[0].strip("\x00").split())
         return {
@@ -143,6 +147,7 @@ class Rank:
         try:
             return self._run(task, frames)
         except BaseException as error:
+            self.progress.end()
             stb = traceback.format_exc().splitlines()
             failure = Failure(f"{type(error).__module__}.{type(error).__qualname__}", str(error), stb, None)
             return Reply(0.0, self.outlet.produced, failure), []
@@ -160,9 +165,13 @@ class Rank:
             given = self.random.capture()
         self.comm.trace.start(self.shell.is_cell)
         self.steps.begin(watching=task.lockstep)
+        self.progress.begin(task.watched)
+        self.outlet.nudge()
         begin = time.perf_counter()
-        failure, report = self._in_mode(task)
+        with self.progress.phases.watching() if task.watched else nullcontext():
+            failure, report = self._in_mode(task)
         seconds = time.perf_counter() - begin
+        phases, pulse = self.progress.phases.columns(), self.progress.end()
         traffic = self.comm.trace.columns() if self.comm.trace.summary().calls else None
         states = {}
         if task.lockstep:
@@ -172,7 +181,9 @@ class Rank:
         shown = None if failure else self.shell.shown
         values = self.values.reply(task.number, out=task.out, keep=task.keep, result=shown is not None)
         self.outlet.drain()
-        reply = Reply(seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, states)
+        reply = Reply(
+            seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, phases, pulse, states
+        )  # fmt: skip
         return reply, values
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:

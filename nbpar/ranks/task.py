@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbpar.ranks.pulse import Pulse
+
 
 @dataclass(frozen=True)
 class Task:
@@ -23,6 +25,7 @@ class Task:
     sources: Mapping[str, tuple[int, str]] = field(default_factory=dict, repr=False)  # earlier cells, for tracebacks
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
+    watched: bool = True  # whether anybody looks at the cell while it runs, or at its timeline
 
 
 @dataclass(frozen=True)
@@ -61,4 +64,6 @@ class Reply:
     lines: list[str] = field(default_factory=list)  # what the mode has to say
     details: dict[str, Any] = field(default_factory=dict, repr=False)
     traffic: Any = field(default=None, repr=False)  # comm.trace's columns
+    phases: Any = field(default=None, repr=False)  # ranks.phases' columns, if the cell was watched
+    pulse: Pulse | None = None  # the last one
     states: Mapping[str, bytes] = field(default_factory=dict, repr=False)
