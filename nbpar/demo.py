@@ -36,19 +36,15 @@ def demo(path: Path, folder: Path) -> int:
     from nbclient.exceptions import CellExecutionError
 
     notebook = nbformat.read(path, as_version=4)
-    failure: CellExecutionError | None = None
     start = time.perf_counter()
     try:
         execute(notebook, path.parent)
+        status, text = 0, f"{summary(notebook)}\nThe whole notebook took {time.perf_counter() - start:.0f} s."
     except CellExecutionError as error:
-        failure = error
-    seconds = time.perf_counter() - start
-    page = write(notebook, folder, path.stem)
-    if failure is not None:
-        print(f"\n{failure}\nA cell failed. The notebook up to there: {page}")
-        return 1
-    print(f"\n{summary(notebook)}\nThe whole notebook took {seconds:.0f} s. Its pages, executed: {page}")
-    return 0
+        status, text = 1, f"{error}\nA cell failed."
+    print(f"\n{text}")
+    print(f"Executed, as a page: {write(notebook, folder, path.stem)}")
+    return status
 
 
 def execute(notebook: Any, folder: Path) -> None:
