@@ -67,11 +67,17 @@ class MPIGroup(Messages):
         call = self.begin("all_reduce", tensor, tensor.nbytes)
         self.started += 1
         request = self.comm.Iallreduce(IN_PLACE, numbers(tensor), mpi)
-        if waits and soon(request.Test):
-            trace.end(call)
-            return DONE
-        collective = Collective(self.started, "all_reduce", (tensor.numel(),), tensor.dtype, op)
-        return MPIWork(self, call, [request], [tensor], keep=tensor, collective=collective, nbytes=tensor.nbytes)
+        over = False
+        try:
+            over = waits and soon(request.Test)
+        finally:  # an interrupt may come in between, and MPI has the buffer
+            if not over:
+                collective = Collective(self.started, "all_reduce", (tensor.numel(),), tensor.dtype, op)
+                work = MPIWork(self, call, [request], [tensor], keep=tensor, collective=collective, nbytes=tensor.nbytes)
+        if not over:
+            return work
+        trace.end(call)
+        return DONE
 
     def _all_reduce_staged(self, tensor: Tensor, op: Any, opts: Any) -> Any:
         call = self.begin("all_reduce", tensor, tensor.nbytes)

@@ -116,12 +116,18 @@ class Group(ProcessGroup):
         **facts: Any,
     ) -> Any:
         """The work of a started operation. It may be over already if the caller is going to wait for it anyway."""
-        if opts is not None and not opts.asyncOp and len(requests) == 1 and soon(requests[0].Test):
-            if finish is not None:
-                finish()
-            trace.end(call)
-            return DONE
-        return MPIWork(self, call, requests, outcome, finish=finish, **facts)
+        over = False
+        try:
+            over = opts is not None and not opts.asyncOp and len(requests) == 1 and soon(requests[0].Test)
+        finally:  # an interrupt may come in between, and MPI has the buffers
+            if not over:
+                work = MPIWork(self, call, requests, outcome, finish=finish, **facts)
+        if not over:
+            return work
+        if finish is not None:
+            finish()
+        trace.end(call)
+        return DONE
 
     def count(self, name: str, counts: Sequence[int], *facts: Any) -> Collective:
         self.started += 1

@@ -38,6 +38,7 @@ def join(world: MPI.Intracomm, backend: str = "mpi") -> None:
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
     state.crowded, one_host = host.size > cores(), host.size == world.size
     host.Free()
+    state.threaded = MPI.Query_thread() == MPI.THREAD_MULTIPLE
     if one_host and backend == "gloo":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))

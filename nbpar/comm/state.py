@@ -22,7 +22,7 @@ class State:
     default: the group of the whole world, one object for good: whoever holds it can go on after `renew`.
     groups: those whose communicators are not freed. stuck: communicators and works that never end; MPI has the buffers.
     reason: why every wait must end, or None.
-    crowded: this host has more ranks than cores for them.
+    crowded: this host has more ranks than cores for them. threaded: MPI may be called by several threads at a time.
     """
 
     world: MPI.Intracomm | None = None
@@ -33,6 +33,7 @@ class State:
     backend: str = "mpi"
     reason: str | None = None
     crowded: bool = False
+    threaded: bool = True
 
 
 state = State()

@@ -1,7 +1,8 @@
 """A wait is a poll that can be ended: `wait_until(ready)` returns, or raises PeerFailed once `abort` was called.
 
 Every test of an MPI request lets go of the GIL, and `join` shortens the interpreter's switch interval, so that another
-thread gets its turn within half a millisecond. A short wait spins; a long one sleeps between bursts of polls.
+thread gets its turn within half a millisecond. A short wait spins, a longer one offers the core to other processes
+between polls, a long one sleeps between bursts of polls.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ Ready = Callable[[], bool]
 
 SPINS, SPINS_IF_CROWDED = 200, 20  # polls before the clock is looked at: some 50 µs, and 5
 EAGER = 20e-3  # seconds of polling without a pause, beyond the time that a slow transfer needs
-YIELD = 1e-3  # seconds of polling before other processes may have the core, where there is a core for each rank
 SLOW = 0.5e9  # bytes per second of a slow transfer
 SWITCH_INTERVAL = 0.5e-3
 
@@ -58,8 +58,7 @@ def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
         waited = time.perf_counter() - began
         if timeout and waited > timeout:
             raise TimeoutError(f"nothing arrived within {timeout:g} s")
-        if state.crowded or waited > YIELD:
-            _yield()
+        _yield()
         if waited > eager:
             _rest(ready, waited)
 

@@ -13,6 +13,7 @@ from mpi4py import MPI
 from torch.futures import Future
 
 from ..errors import PeerFailed
+from .state import state
 from .trace import trace
 from .waiting import SLOW, soon, wait_until
 
@@ -119,10 +120,13 @@ class MPIWork(Work):
     _source_rank = source_rank
 
     def get_future(self) -> Future[Any]:
-        """A future that completes by itself. An operation that all ranks have started is done when this returns."""
+        """A future that completes by itself. An operation that all ranks have started is done when this returns.
+
+        Where MPI may be called by one thread only, any operation is.
+        """
         if self.future is None:
             try:
-                wait_until(self.poll, timeout=PROMPT + self.nbytes / SLOW)
+                wait_until(self.poll, timeout=PROMPT + self.nbytes / SLOW if state.threaded else 0.0)
             except TimeoutError:
                 pass
             with self.lock:

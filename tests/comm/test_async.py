@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -105,6 +107,24 @@ def a_wait_can_time_out() -> str:
     return text
 
 
+def an_interrupt_ends_a_wait() -> bool:
+    """As the kernel's interrupt does; the operation is still there to be waited for afterwards."""
+    room = torch.zeros(1)
+    if dist.get_rank() == 0:
+        work = dist.irecv(room, src=1)
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            work.wait()
+        except KeyboardInterrupt:
+            dist.send(torch.ones(1), dst=1)
+            work.wait()
+            return room.item() == 1
+        return False
+    dist.recv(room, src=0)
+    dist.send(torch.ones(1), dst=0)
+    return True
+
+
 def the_name_is_taken() -> list[Any]:
     """Everything that takes a backend's name takes `mpi`, before and after the default group is made anew."""
     found = [dist.get_backend(), dist.is_mpi_available(), dist.get_backend(dist.new_group(backend="mpi"))]
@@ -134,6 +154,7 @@ PROGRAMS = [
     buffers_live_until_the_operation_is_done,
     another_thread_runs_while_a_rank_waits,
     a_wait_can_time_out,
+    an_interrupt_ends_a_wait,
     the_name_is_taken,
 ]
 
@@ -148,8 +169,12 @@ def run_programs() -> list[dict[str, Any]]:
 
 def test_work_goes_on_by_itself() -> None:
     for first, second in zip(*run_ranks(2, run_programs), strict=True):
-        for name in ("future_completes_while_the_rank_computes", "buffers_live_until_the_operation_is_done"):
-            assert first[name] and second[name]
+        for name in (
+            "future_completes_while_the_rank_computes",
+            "buffers_live_until_the_operation_is_done",
+            "an_interrupt_ends_a_wait",
+        ):
+            assert first[name] and second[name], name
         assert first["works_that_nobody_waits_for_do_not_pile_up"] < 200
         assert first["another_thread_runs_while_a_rank_waits"] > 100
         assert first["a_wait_can_time_out"] == "nothing arrived within 0.02 s"
