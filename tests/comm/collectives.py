@@ -150,6 +150,14 @@ def all_reduce_coalesced(it: Ranks) -> None:
         equal(tensor, it.reduced(it.everyone(salt)))
 
 
+def premultiplied_sum(it: Ranks) -> None:
+    if it.case.dtype not in FLOATS:
+        return
+    mine = it.laid_out(it.values(it.me))
+    it.call(dist.all_reduce, mine, op=dist._make_nccl_premul_sum(0.5))
+    equal(mine, reduce(torch.add, [values * 0.5 for values in it.everyone()]))
+
+
 def reduce_to_root(it: Ranks) -> None:
     mine = it.laid_out(it.values(it.me))
     it.call(dist.reduce, mine, group_dst=it.root, op=it.case.op)
@@ -286,6 +294,7 @@ def from_anyone(it: Ranks) -> None:
 COLLECTIVES: list[Callable[[Ranks], None]] = [
     all_reduce,
     all_reduce_coalesced,
+    premultiplied_sum,
     reduce_to_root,
     broadcast,
     all_gather,
