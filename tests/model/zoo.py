@@ -161,3 +161,12 @@ SGD = "\nopt = torch.optim.SGD(model.parameters(), lr=.1, momentum=.9)\n"
 
 MODELS = {"mlp": MLP, "resnet": RESNET, "encoder": ENCODER, "gpt": GPT, "lstm": LSTM, "unet": UNET, "branch": BRANCH}
 ZOO = {name: (source + SGD, TRAIN) for name, source in MODELS.items()}
+
+# Without what cannot be cut into micro-batches (dropout draws for the whole batch at once).
+STILL = {
+    "mlp": MLP,
+    "encoder": ENCODER.replace("2 * d, 0.1,", "2 * d, 0.,"),
+    "gpt": GPT.replace("GPT()", "GPT(p=0.)"),
+    "lstm": LSTM.replace("dropout=.2", "dropout=0."),
+}
+MICRO = {name: (source + SGD, TRAIN) for name, source in STILL.items()}

@@ -20,7 +20,7 @@ from nbpar.errors import Unsupported
 
 from . import special, table
 from .channel import channel
-from .draws import drawn_within, redraw, redraw_within
+from .draws import drawn_within, is_packed, redraw, redraw_within
 from .home import owner, pinned, wrote
 from .operands import own, plain_number, plain_slices, tensors
 from .remote import tell_size
@@ -44,11 +44,11 @@ class Call:
 
 
 class Dispatch(TorchFunctionMode):
-    """Runs operations where their operands live. `calls` counts those on owned values."""
+    """Runs operations where their operands live. `calls` counts those on owned values, `reads` what Python reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls = self.reads = 0
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -61,6 +61,8 @@ class Dispatch(TorchFunctionMode):
         operands = tensors((args, kwargs))
         if not operands:
             return func(*args, **kwargs)
+        if name in table.VALUE:
+            self.reads += 1
         if torch._C._functorch.peek_interpreter_stack() is not None:
             special.refuse_functorch(operands)
             return func(*args, **kwargs)
@@ -94,7 +96,7 @@ class Dispatch(TorchFunctionMode):
             return special.show(func, args, kwargs, call.operands[0])
         if kind == "read":
             return special.read(func, name, args, kwargs)
-        if kind == "draw by value":
+        if kind == "everywhere":
             return special.everywhere(func, args, kwargs)
         if kind == "like":
             return special.like(func, name, args, kwargs)
@@ -108,7 +110,9 @@ class Dispatch(TorchFunctionMode):
         to = _place(call, changes)
         here = to is None or channel().rank == to
         leaves, tree = tree_flatten((_plain(call.name, call.args), {k: plain_number(k, v) for k, v in call.kwargs.items()}))
-        call.args, call.kwargs = tree_unflatten([_there(leaf, to, here) for leaf in leaves], tree)
+        sizes = call.args[1] if kind == "draw within" and is_packed(call.args) else None  # Python reads them
+        leaves = [leaf if leaf is sizes else _there(leaf, to, here) for leaf in leaves]
+        call.args, call.kwargs = tree_unflatten(leaves, tree)
         if to is None:
             return call.run()
         if not here:
@@ -157,7 +161,10 @@ def _draw(call: Call, kind: str) -> None:
 
 
 def _plain(name: str, args: Any) -> Any:
-    return (args[0], plain_slices(args[1]), *args[2:]) if name in ("__getitem__", "__setitem__") else args
+    """Positions that torch reads into Python."""
+    if name in ("__getitem__", "__setitem__"):
+        return (args[0], plain_slices(args[1]), *args[2:])
+    return (args[0], *map(plain_slices, args[1:])) if name in ("narrow", "tensor_split") else args
 
 
 def _there(leaf: Any, to: int | None, here: bool) -> Any:

@@ -60,8 +60,13 @@ def _multi_head(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Sh
     return [((query.numel() // query.shape[-1] * heads * sources,), p, query.dtype)] if p and training else []
 
 
+def is_packed(args: Sequence[Any]) -> bool:
+    """Whether a recurrent call is on a packed sequence; its second argument is then the batch sizes."""
+    return isinstance(args[1], Tensor) and not args[1].is_floating_point() and args[1].dim() == 1
+
+
 def _recurrent(name: str, args: Sequence[Any]) -> list[tuple[Shape, float, torch.dtype]]:
-    packed = isinstance(args[1], Tensor) and not args[1].is_floating_point()
+    packed = is_packed(args)
     layers, p, training, both = args[5:9] if packed else args[4:8]
     if not p or not training or layers < 2:
         return []

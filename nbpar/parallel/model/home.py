@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedTensorMixin
 
 from nbpar.errors import Unsupported
 
@@ -21,7 +22,7 @@ _PINNED = "_nbpar_pinned"
 
 def owner(tensor: Tensor) -> int | None:
     """The rank that holds this value; None where every rank holds it. Raises Unsupported where no rank does."""
-    if tensor.layout is not torch.strided:
+    if isinstance(tensor, UninitializedTensorMixin) or tensor.layout is not torch.strided:
         return None
     rank: int | None = getattr(tensor.untyped_storage(), _OWNER, None)
     if rank is None and tensor.is_meta:

@@ -50,7 +50,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name in _MAKES_RANDOM or name in table.DRAW_BY_VALUE:
+        if name in _MAKES_RANDOM or name in table.EVERYWHERE:
             raise Impure(f"it calls {name}")
         if name == "__set__":
             raise Impure("it sets an attribute of a tensor")
@@ -90,11 +90,11 @@ def probe(module: nn.Module, leaves: Sequence[Any], tree: TreeSpec) -> Outline:
     buffers = {name: _spec(value) for name, value in module.named_buffers()}
     inputs = [_leaf(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     passed = [leaf.view_as(leaf) if isinstance(leaf, Tensor) else leaf for leaf in inputs]
-    args, kwargs = tree_unflatten(passed, tree)
     recorder = Recorder()
     with unchanged(module), _other_modes_off():
         try:
             with torch._C._EnableTorchFunction(), recorder, Guard(recorder), torch.device("meta"):
+                args, kwargs = tree_unflatten(passed, tree)
                 state = {**parameters, **buffers}
                 out = torch.func.functional_call(module, state, args, kwargs, tie_weights=True)
         except Impure:

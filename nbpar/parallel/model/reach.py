@@ -18,9 +18,9 @@ _LEAVES = (
 
 
 def reach(namespace: Mapping[str, Any], without: Iterable[str] = ()) -> Iterator[Any]:
-    """Every object that the values lead to, each once, parents first. Names that begin with _ are IPython's own history."""
+    """Every object that the values lead to, each once, parents first. Names that begin with __ are Python's own."""
     skipped = set(without)
-    todo = deque(value for name, value in list(namespace.items()) if not name.startswith("_") and name not in skipped)
+    todo = deque(value for name, value in list(namespace.items()) if not name.startswith("__") and name not in skipped)
     seen: set[int] = {id(namespace)}
     kept = []  # ids stay unique while their objects live
     while todo:
@@ -76,7 +76,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 def modules(namespace: Mapping[str, Any]) -> list[tuple[str, nn.Module]]:
     """Modules by the name that holds them, outermost first; those held by other objects get their class's name."""
-    named = [(name, value) for name, value in namespace.items() if isinstance(value, nn.Module) and not name.startswith("_")]
+    named = [(name, value) for name, value in namespace.items() if isinstance(value, nn.Module) and not name.startswith("__")]
     known = {id(part) for _, value in named for part in value.modules()}
     for thing in reach(namespace):
         if isinstance(thing, nn.Module) and id(thing) not in known:

@@ -21,6 +21,7 @@ from .channel import Channel, agree
 from .dispatch import Dispatch
 from .home import owner
 from .layers import chain, divide, roots, sizes, unfit
+from .micro import Micro
 from .optimisers import Optimisers
 from .patches import patched
 from .place import Stuck, place, state_on
@@ -50,6 +51,9 @@ class Session:
         self._models: list[nn.Module] = []
         self._thread = threading.get_ident()
         self._inside = False
+        self.micro = Micro(options.micro, self.dispatch, say)
+        self._roots: set[int] = set()
+        self._in_pieces = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -91,6 +95,7 @@ class Session:
         except Stuck as why:
             self.say(f"{', '.join(models)} is whole on every rank: {why}")
             return
+        self._roots.update(map(id, models.values()))
         self.placed.update({layer.name: rank for layer, rank in zip(layers, ranks, strict=True)})
         for optimiser in optimisers(self.namespace):
             state_on(optimiser)
@@ -105,6 +110,15 @@ class Session:
             return original(module, *args, **kwargs)
         if id(module) not in self._asked:
             self.place_all(module)
+        if id(module) in self._roots and not self._in_pieces:
+            self._in_pieces = True
+            try:
+                return self.micro.call(module, args, kwargs, lambda *a, **k: self._one(original, module, a, k))
+            finally:
+                self._in_pieces = False
+        return self._one(original, module, args, kwargs)
+
+    def _one(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():
             self._inside = True
             try:

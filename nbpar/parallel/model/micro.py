@@ -1,0 +1,217 @@
+"""Micro-batches: a model's call is made in M pieces of its rows, so that the stages on different ranks overlap.
+
+    rank 0   f1 f2 f3 f4 .. b4 b3 b2 b1          every rank runs all pieces in this order; a stage starts on a piece
+    rank 1      f1 f2 f3 f4 b4 b3 b2 b1          as soon as it arrives (GPipe's schedule)
+
+The first call of each kind is made whole and in pieces, without gradients, and compared; where pieces would change the
+result the model is called whole, and a line says why.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .dispatch import Dispatch
+from .operands import tensors
+
+Call = Callable[..., Any]
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+_WEIGHT = -1  # a layout: the mean of the pieces' numbers, weighted by rows; else the dimension along which they are joined
+
+
+class Whole(Exception):
+    """Why a model is called whole, in words."""
+
+
+class Micro:
+    """Calls models in `count` pieces. dispatch: asked whether a call reads values into Python. say: takes a line."""
+
+    def __init__(self, count: int, dispatch: Dispatch, say: Callable[[str], None]) -> None:
+        self.count, self.dispatch, self.say = count, dispatch, say
+        self._layouts: WeakKeyDictionary[nn.Module, dict[Any, list[int] | None]] = WeakKeyDictionary()
+
+    def call(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
+        """run(*args, **kwargs) is the model's call."""
+        leaves, tree = tree_flatten((args, kwargs))
+        rows = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 0)
+        if self.count < 2 or rows < self.count:
+            return run(*args, **kwargs)
+        pieces = self._pieces(leaves, tree, rows)
+        key = module.training, torch.is_grad_enabled(), tree, tuple(_kind(leaf, rows) for leaf in leaves)
+        known = self._layouts.setdefault(module, {})
+        if key not in known:
+            known[key] = self._find(module, args, kwargs, pieces, run)
+        layout = known[key]
+        if layout is None:
+            return run(*args, **kwargs)
+        return _join([run(*a, **k) for a, k in pieces], layout, self._shares(rows))
+
+    def _pieces(self, leaves: Sequence[Any], tree: Any, rows: int) -> list[Any]:
+        cut = [_rows(leaf, rows) for leaf in leaves]
+        parts = [leaf.tensor_split(self.count) if c else (leaf,) * self.count for leaf, c in zip(leaves, cut, strict=True)]
+        return [tree_unflatten([part[i] for part in parts], tree) for i in range(self.count)]
+
+    def _shares(self, rows: int) -> list[float]:
+        sizes = [len(part) for part in np.array_split(np.arange(rows), self.count)]
+        return [size / rows for size in sizes]
+
+    def _find(self, module: nn.Module, args: Any, kwargs: Any, pieces: list[Any], run: Call) -> list[int] | None:
+        """How to join the pieces' outputs; None where they do not make the whole."""
+        try:
+            _known_to_mix(module)
+            with torch.no_grad(), _nothing_is_zero(module):
+                whole = self._try(module, lambda: run(*args, **kwargs))
+                parts = self._try(module, lambda: [run(*a, **k) for a, k in pieces])
+            rows = next(value.shape[0] for value in tensors((args, kwargs)) if value.dim())
+            return _layout(whole, parts, self._shares(rows))
+        except Whole as why:
+            self.say(f"micro-batches: {type(module).__name__} is called whole, as {why}")
+            return None
+
+    def _try(self, module: nn.Module, run: Callable[[], Any]) -> Any:
+        """A run that leaves no trace. Raises Whole if it would."""
+        reads = self.dispatch.reads
+        with _no_trace(module):
+            try:
+                result = run()
+            except Exception as error:
+                raise Whole(f"a trial in pieces fails ({type(error).__name__}: {error})") from error
+            read = self.dispatch.reads != reads
+        if read:
+            raise Whole("it reads values into Python")
+        return result
+
+
+def _rows(leaf: Any, rows: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == rows
+
+
+def _kind(leaf: Any, rows: int) -> Any:
+    """What a layout depends on: which dimensions are the batch, not how long the others are."""
+    if isinstance(leaf, Tensor):
+        return leaf.dtype, tuple(size == rows for size in leaf.shape)
+    return leaf if isinstance(leaf, (int, float, str, bool, type(None))) else type(leaf)
+
+
+def _known_to_mix(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None):
+            raise Whole(f"{name or 'it'} ({type(part).__name__}) uses statistics of the whole batch")
+
+
+@contextmanager
+def _nothing_is_zero(module: nn.Module) -> Iterator[None]:
+    """Parameters that are zero would hide that rows are mixed: for the trial they are not."""
+    zero = [value for value in module.parameters() if not value.any()]
+    for i, value in enumerate(zero):
+        value.fill_(0.1 / (i + 1))
+    try:
+        yield
+    finally:
+        for value in zero:
+            value.zero_()
+
+
+@contextmanager
+def _no_trace(module: nn.Module) -> Iterator[None]:
+    """Raises Whole if the model's state or a random stream changed; puts everything back in any case."""
+    parts = list(module.modules())
+    fields = [(part, dict(part.__dict__)) for part in parts]
+    held = [(part, dict(part._buffers)) for part in parts]
+    buffers = [(value, value.clone()) for value in module.buffers()]
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    why = ""
+    try:
+        yield
+    finally:
+        for part, before in fields:
+            if part.__dict__.keys() != before.keys() or any(part.__dict__[k] is not v for k, v in before.items()):
+                why = f"{type(part).__name__} changes its attributes"
+                part.__dict__.clear()
+                part.__dict__.update(before)
+        for part, own in held:
+            part._buffers.update(own)
+        for value, copy in buffers:
+            if not torch.equal(value, copy):
+                why = why or "its buffers change"
+                value.copy_(copy)
+        if not torch.equal(torch.get_rng_state(), states[0]) or random.getstate() != states[1]:
+            why = why or _draws(module)
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+    if why:
+        raise Whole(why)
+
+
+def _draws(module: nn.Module) -> str:
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p:
+            return f"{name} (Dropout) draws for the whole batch at once"
+    return "it draws random numbers for the whole batch at once"
+
+
+def _layout(whole: Any, parts: list[Any], shares: list[float]) -> list[int]:
+    leaves, tree = tree_flatten(whole)
+    flat = [tree_flatten(part) for part in parts]
+    if any(other != tree for _, other in flat):
+        raise Whole("its pieces give another kind of result")
+    layout = []
+    for leaf, *pieces in zip(leaves, *(part for part, _ in flat), strict=True):
+        layout.append(_way(leaf, pieces, shares))
+    return layout
+
+
+def _way(leaf: Any, pieces: list[Any], shares: list[float]) -> int:
+    if not isinstance(leaf, Tensor):
+        if any(piece != leaf for piece in pieces):
+            raise Whole("a number that it gives depends on the batch")
+        return 0
+    ways = [_WEIGHT] if not leaf.dim() else [d for d in range(leaf.dim()) if _fits(leaf, pieces, d)]
+    for way in ways:
+        if _close(leaf, _joined(pieces, way, shares)):
+            return way
+    raise Whole("its pieces do not give what the whole batch gives")
+
+
+def _fits(leaf: Tensor, pieces: list[Tensor], dim: int) -> bool:
+    sizes = [list(piece.shape) for piece in pieces]
+    if any(len(size) != leaf.dim() for size in sizes):
+        return False
+    total = sum(size.pop(dim) for size in sizes)
+    rest = list(leaf.shape)
+    return rest.pop(dim) == total and all(size == rest for size in sizes)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    tolerance = _TOLERANCE.get(a.dtype, 1e-2)
+    scale = a.abs().max() if a.numel() else a.new_zeros(())
+    return bool(((a - b).abs() <= tolerance * (scale + 1e-30)).all())
+
+
+def _joined(pieces: list[Tensor], way: int, shares: list[float]) -> Tensor:
+    if way == _WEIGHT:
+        return torch.stack([piece * share for piece, share in zip(pieces, shares, strict=True)]).sum()
+    return torch.cat(pieces, way)
+
+
+def _join(results: list[Any], layout: list[int], shares: list[float]) -> Any:
+    flat = [tree_flatten(result) for result in results]
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    joined = [
+        _joined(list(column), way, shares) if isinstance(column[0], Tensor) else column[0]
+        for column, way in zip(columns, layout, strict=True)
+    ]
+    return tree_unflatten(joined, flat[0][1])
