@@ -21,11 +21,15 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], Any, bool]  # shape, strides in
 
 
 def owner(a: Array) -> Any:
-    """What owns the memory of an array: an array, a tensor, or anything with a buffer."""
+    """What a view is a view of: an array, or a tensor. An array that lies on anything else counts as an owner."""
     o: Any = a
-    while getattr(o, "base", None) is not None and isinstance(o, np.ndarray):
+    while isinstance(o.base, np.ndarray):
         o = o.base
-    return o
+    return o.base if is_tensor(o.base) else o
+
+
+def is_tensor(o: Any) -> bool:
+    return "torch" in sys.modules and isinstance(o, sys.modules["torch"].Tensor)
 
 
 def ordered(a: Array) -> Array:
@@ -90,7 +94,7 @@ class ArrayKind(kinds.Kind):
         now = memory.fingerprint(address(plain), plain.nbytes)
         pickler.port.fingerprints[id(o)] = now
         axes = in_memory(o) if o.base is None else tuple(range(o.ndim))
-        return new_array, (pickler.port, layout(o), axes, now, buffer(plain))
+        return new_array, (pickler.port, layout(o), axes, now, pickler.new_memory(buffer(plain)))
 
 
 class ViewKind(kinds.Kind):
@@ -156,9 +160,14 @@ def buffer(plain: Array) -> pickle.PickleBuffer:
 def new_array(port: Port, laid: Layout, axes: tuple[int, ...], now: bytes, data: Any) -> Array:
     """An array that owns its memory, with its axes in that order there."""
     shape, _, dtype, writeable = laid
-    plain = np.empty([shape[axis] for axis in axes], dtype)
-    chunk(data).into(address(plain))
-    if axes != tuple(range(len(shape))):
+    straight = axes == tuple(range(len(shape)))
+    mapped = chunk(data).mapped() if straight else None
+    if mapped is not None:
+        plain = np.ndarray(shape, dtype, buffer=mapped)
+    else:
+        plain = np.empty([shape[axis] for axis in axes], dtype)
+        chunk(data).into(address(plain))
+    if not straight:
         turned = plain.transpose(np.argsort(axes))
         plain = np.empty_like(turned)  # keeps the order of the axes in memory
         plain[...] = turned
@@ -190,11 +199,10 @@ def array_kind(o: Array) -> kinds.Kind:
     if o.dtype.hasobject:
         return OBJECTS
     whole = owner(o)
-    if whole is not o and type(whole) is np.ndarray and not whole.dtype.hasobject:
+    if is_tensor(whole):
         return VIEW
-    if "torch" in sys.modules and isinstance(whole, sys.modules["torch"].Tensor):
-        return VIEW
-    return ARRAY
+    whole_memory = type(whole) is np.ndarray and not whole.dtype.hasobject and ordered(whole).flags.c_contiguous
+    return VIEW if whole is not o and whole_memory else ARRAY
 
 
 ARRAY, VIEW, OBJECTS = ArrayKind(), ViewKind(), ObjectsKind()

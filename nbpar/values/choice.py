@@ -174,6 +174,8 @@ CHOICES: dict[type, Choice] = {
 
 def learn_libraries() -> None:
     """Kinds of numpy's and torch's objects, once somebody has imported them."""
+    if len(_learnt) == 2:
+        return
     for library, module in (("torch", "tensors"), ("numpy", "arrays")):
         if library in sys.modules and library not in _learnt and hasattr(sys.modules[library], "__version__"):
             _learnt.add(library)

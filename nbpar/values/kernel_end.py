@@ -104,7 +104,7 @@ class KernelEnd:
     def __init__(self, namespace: dict[str, Any], size: int, *, shared: bool = True) -> None:
         self.namespace, self.size = namespace, size
         self.port = KernelPort(namespace, size)
-        self.pool = Pool(shared)
+        self.pool = Pool(shared, range(size))
         self.forget()
 
     def forget(self) -> None:
@@ -175,10 +175,12 @@ class KernelEnd:
         replies: what the ranks' `reply` made, in the order of `ranks`; ask: puts a request to all these ranks.
         """
         self.pool.release()
+        for rank, reply in zip(ranks, replies, strict=True):
+            self.pool.returned(rank, wire.head(reply)[0][-1])
         if not self.agree(replies):
             return self._merge_different(ask, ranks)
         frames = list(replies[0])
-        (_, deleted, stale, failed), envelope = wire.head(frames)
+        (_, deleted, stale, failed, _), envelope = wire.head(frames)
         if envelope == (wire.NO_BODY,):
             frames = list(ask(pickle.dumps(("body", ranks[0])))[0])
             envelope = wire.head(frames)[1]

@@ -32,10 +32,14 @@ def same_dict(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
 
 
 class Kind:
-    """The base: an object that is known by its identity and never changes. order: of its patches among a message's."""
+    """The base: known by its identity. order: of its patches among a message's. changes: whether it ever does.
+
+    shares: whether it may have its memory in common with an object of another library.
+    """
 
     order = 2
-    shares = False  # memory, perhaps, with objects of another library
+    changes = True
+    shares = False
 
     def snap(self, o: Any, port: Any = None) -> Any:
         return None
@@ -66,6 +70,10 @@ class Kind:
 
 
 class Fixed(Kind):
+    """Never changes, but may hold what does."""
+
+    changes = False
+
     def __init__(self, children: Callable[[Any], Iterable[Any]] = lambda o: ()) -> None:
         self._children = children
 
@@ -121,9 +129,11 @@ class DictKind(Kind):
         return dict(self.items(o))
 
     def diff(self, o: Any, old: Any, port: Any = None) -> Any:
-        if old is not None and same_dict(o if type(o) is dict else self.snap(o), old):
+        if not o and not old and old is not None:
             return None
-        new = self.snap(o)
+        new = o if type(o) is dict else self.snap(o)
+        if old is not None and len(new) == len(old) and same(new.values(), old.values()) and same(new, old):
+            return None
         old = old or {}
         gone = [key for key in old if key not in new]
         entries = {key: value for key, value in new.items() if key not in old or old[key] is not value}

@@ -37,6 +37,7 @@ class Written:
     stream: bytes
     new_numbers: bytes
     buffers: list[memoryview]
+    lendable: list[int]
     vacated: list[int]
     names: dict[str, Any]
     new: list[Any]
@@ -105,7 +106,7 @@ class _Writer:
         self.to_write: list[tuple[int, Any]] = []
         self.new: list[tuple[int, Any]] = []
         self.called: set[str] = set()  # names that functions look up
-        self.dumped = False
+        self.wrote_new = False
 
     def _holders_of_vacated(self) -> set[int]:
         """Objects that hold what is sent anew: sent anew themselves if they cannot change, else whole."""
@@ -140,6 +141,7 @@ class _Writer:
             self.pickler.file.getvalue(),
             array.array("I", [number for number, _ in self.new]).tobytes(),
             self.pickler.buffers,
+            self.pickler.lendable,
             sorted(self.vacated),
             names,
             [o for _, o in self.new],
@@ -150,6 +152,7 @@ class _Writer:
         """Finds the changes of known objects, along what they held and what they hold."""
         table, seen, port = self.table, self.seen, self.table.port
         objs, all_kinds, snaps, refs = table.objs, table.kinds, table.snaps, table.refs
+        not_sent, forced = self.skip | self.vacated, self.forced
         stack = list(numbers)
         while stack:
             number = stack.pop()
@@ -158,31 +161,33 @@ class _Writer:
             seen.add(number)
             kind = all_kinds[number]
             stack.extend(refs[number])
-            if kind is kinds.FUNCTION:
-                self.called.update(global_names(objs[number], port.namespace))
-            if number in self.vacated or number in self.skip:
+            if not kind.changes or number in not_sent:
                 continue
             o = objs[number]
-            patch = kind.diff(o, None if number in self.forced else snaps[number], port)
+            if kind is kinds.FUNCTION:
+                self.called.update(global_names(o, port.namespace))
+            patch = kind.diff(o, None if number in forced else snaps[number], port)
+            if patch is None:
+                continue
             if patch is kinds.REPLACE:
                 self.vacated.add(number)
                 raise Again
-            if patch is not None:
-                if number in self.slots:
-                    shape, values = kind.split(patch) or (None, [])
-                    patch = kind.join(shape, [self.slots[number].get(i, value) for i, value in enumerate(values)])
-                self.patches[number] = patch
-                self.to_write.append((number, patch))
-                stack.extend(table.known(kind.children(o)))
+            if number in self.slots:
+                shape, values = kind.split(patch) or (None, [])
+                patch = kind.join(shape, [self.slots[number].get(i, value) for i, value in enumerate(values)])
+            self.patches[number] = patch
+            self.to_write.append((number, patch))
+            stack.extend(table.known(kind.children(o)))
 
     def write_names(self, names: dict[str, Any]) -> None:
         self.write_stand_ins(names)
         simple = {name: value for name, value in names.items() if id(value) in self.written or kind_of(value) is None}
-        if simple or not self.dumped:
+        if simple:
             self.dump(simple, simple)
         for name, value in names.items():
             if name not in simple:
                 self.table.port.label = name
+                self.wrote_new = True
                 before = len(self.pickler.buffers)
                 self.dump((name, value), value)
                 self.check_size(name, value, sum(buffer.nbytes for buffer in self.pickler.buffers[before:]))
@@ -206,6 +211,7 @@ class _Writer:
             raise Again
 
     def write_patches(self) -> None:
+        self.wrote_new |= bool(self.to_write)
         while self.to_write:
             number, patch = self.to_write.pop(0)
             self.pickler.temporary(patch)
@@ -215,7 +221,6 @@ class _Writer:
 
     def dump(self, unit: Any, culprit: Any) -> None:
         self.pickler.temporary(unit)
-        self.dumped = True
         try:
             self.pickler.dump(unit)
         except Exception as error:
@@ -229,9 +234,10 @@ class _Writer:
 
     def find_new(self) -> None:
         """The objects that were written in full since the last time; what they hold may have changed too."""
-        memo = self.pickler.memo.copy()
-        if len(memo) == self.known:
+        if not self.wrote_new:
             return
+        self.wrote_new = False
+        memo = self.pickler.memo.copy()
         temporary = set(map(id, self.pickler.made_for_pickling))
         found = [
             (number, o) for number, o in memo.values() if number >= self.known and id(o) not in temporary and kind_of(o) is not None
@@ -294,6 +300,8 @@ def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Sequence[int
 
 def _units(table: Table, stream: bytes, chunks: Sequence[Chunk], memo: dict[int, Any], found: Read) -> Iterator[Any]:
     """The pickles of a stream on one memo. One that fails is told, and skipped: its numbers are filled with holes."""
+    if not stream:
+        return
     objs, prefix = table.objs, bytes(table.prefix)
     begin = taken = 0
     while True:

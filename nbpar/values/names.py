@@ -12,16 +12,18 @@ RESERVED = re.compile(
     r"__(name|doc|package|loader|spec|file|builtins?|annotations|cached|session|vsc_ipynb_file)__"
     r"|_{1,3}|_i{1,3}|_[iod]h|_sh|_i?\d+|_exit_code"
 )
-SHELL = frozenset({"get_ipython", "exit", "quit", "open"})
+SHELL = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
 
 
 def is_persons(name: str, value: Any) -> bool:
     """False for what Python or IPython put there. `exit` and the like are the person's once they have a value of their own."""
-    if name in SHELL:
-        return (getattr(value, "__module__", None) or type(value).__module__).split(".")[0] not in ("IPython", "_io", "io")
+    if name[:1] == "_":
+        return not RESERVED.fullmatch(name)
+    if name not in SHELL:
+        return True
     if name in ("In", "Out"):
         return type(value) not in (list, dict)
-    return not (name[0] == "_" and RESERVED.fullmatch(name))
+    return (getattr(value, "__module__", None) or type(value).__module__).split(".")[0] not in ("IPython", "_io", "io")
 
 
 def persons(namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Pickler(cloudpickle.Pickler):
     """port: object 1 of the table, through which reduced objects reach their side's services when they are loaded.
 
-    buffers: the large buffers, in the order in which loading asks for them.
+    buffers: the large buffers, in the order in which loading asks for them; lendable: which of them are new objects' memory that
+    is likely only to be read.
     """
 
     private = False  # within an opaque object
@@ -31,7 +32,9 @@ class Pickler(cloudpickle.Pickler):
     def __init__(self, port: Port) -> None:
         self.file = io.BytesIO()
         self.buffers: list[memoryview] = []
-        super().__init__(self.file, protocol=5, buffer_callback=in_band(self.buffers))
+        self.lendable: list[int] = []
+        self._new_memory: set[int] = set()
+        super().__init__(self.file, protocol=5, buffer_callback=in_band(self.buffers, self.lendable, self._new_memory))
         self.port = port
         self.globals_ref[id(port.namespace)] = port.namespace  # a notebook function's globals are object 0
         self.made_for_pickling: list[Any] = []
@@ -40,6 +43,12 @@ class Pickler(cloudpickle.Pickler):
     def temporary(self, *objects: Any) -> None:
         """These were made for pickling: they are no objects of the person's, and are not to be known later."""
         self.made_for_pickling.extend(objects)
+
+    def new_memory(self, buffer: pickle.PickleBuffer) -> pickle.PickleBuffer:
+        """Marks the memory of a new object, which a reader may map."""
+        self._new_memory.add(id(buffer))
+        self.temporary(buffer)
+        return buffer
 
     def reducer_override(self, o: Any) -> Any:
         kind = kind_of(o)
@@ -168,12 +177,14 @@ class ContentPickler(GroupPickler):
         return super().persistent_id(o)
 
 
-def in_band(large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """Small buffers go into the pickle, the others to this list. (A method would tie the pickler into a cycle.)"""
+def in_band(large: list[memoryview], lendable: list[int], new_memory: set[int]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Small buffers go into the pickle, the others to a list. (A method would tie the pickler into a cycle.)"""
 
     def decide(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes >= IN_PICKLE:
+            if id(buffer) in new_memory:
+                lendable.append(len(large))
             large.append(raw)
         return raw.nbytes < IN_PICKLE
 

@@ -1,24 +1,39 @@
-"""Large buffers between processes of one host: a file without a name, kept warm; without one, frames of the message.
+"""Large buffers between processes of one host: files without names, kept warm; without them, frames of the message.
 
-The writer puts all buffers of a message into its segment, whatever the number of readers; these open it by the writer's
-/proc entry and read straight into the memory that is to hold the bytes. Nothing is mapped for writing, so a file system that
-is too small is an error at `posix_fallocate` and never a SIGBUS, and nothing has a name that could outlive a killed process.
+The writer puts the buffers of a message into a segment, whatever the number of readers; these open it by the writer's /proc
+entry and read straight into the memory that is to hold the bytes. Nothing is mapped for writing, so that a file system which
+is too small is an error at `posix_fallocate` and never a SIGBUS, and no name is left that could outlive a killed process.
+
+A very large new buffer gets a segment of its own, which ranks map copy-on-write instead of copying it. Such a segment is lent:
+it is not written again before every rank has let go of it.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from nbpar.values import memory
 
 IN_PICKLE = 1 << 15  # bytes; smaller buffers stay in the pickle
-WARM = 1 << 30  # bytes; a larger segment is given back after use
+MAPPED = 1 << 22  # bytes; smaller buffers are copied by every reader
+WARM = 1 << 30  # bytes of segments that are kept for the next message
 Buffer = bytes | bytearray | memoryview
+Maps = dict[int, mmap.mmap]
+
+
+class Place(NamedTuple):
+    """Where a buffer is: a file's path, or None for the next frame of the message. lent: its segment's number, or 0."""
+
+    path: str | None
+    offset: int
+    size: int
+    lent: int
 
 
 class Chunk(Protocol):
@@ -27,9 +42,14 @@ class Chunk(Protocol):
     @property
     def size(self) -> int: ...
 
-    def into(self, address: int) -> None: ...
+    def into(self, address: int) -> None:
+        """Copies it there."""
 
-    def whole(self) -> Buffer: ...
+    def whole(self) -> Buffer:
+        """A copy."""
+
+    def mapped(self) -> mmap.mmap | None:
+        """The buffer itself, copy-on-write; None where that cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +68,21 @@ class Inline:
     def whole(self) -> Buffer:
         return bytearray(self.data)
 
+    def mapped(self) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class InFile:
-    """A buffer in the sender's segment."""
+    """A buffer in the sender's segment. maps: those that were mapped, by the segment's number; None: copy always."""
 
     file: int
-    offset: int
-    size: int
+    place: Place
+    maps: Maps | None
+
+    @property
+    def size(self) -> int:
+        return self.place.size
 
     def into(self, address: int) -> None:
         self._read(memory.view(address, self.size))
@@ -65,10 +92,15 @@ class InFile:
         self._read(memoryview(data))
         return data
 
+    def mapped(self) -> mmap.mmap | None:
+        if self.maps is None or not self.place.lent:
+            return None
+        return self.maps.setdefault(self.place.lent, mmap.mmap(self.file, self.size, access=mmap.ACCESS_COPY))
+
     def _read(self, target: memoryview) -> None:
         done = 0
         while done < self.size:
-            count = os.preadv(self.file, [target[done:]], self.offset + done)
+            count = os.preadv(self.file, [target[done:]], self.place.offset + done)
             if not count:
                 raise OSError("the sender's segment ended early")
             done += count
@@ -79,53 +111,35 @@ def chunk(buffer: Chunk | Buffer) -> Chunk:
     return Inline(memoryview(buffer)) if isinstance(buffer, bytes | bytearray | memoryview) else buffer
 
 
-class Pool:
-    """One process's outgoing segment. `shared=False`: always frames, for readers on other hosts."""
+class Segment:
+    """A file without a name, reserved up to its size. Raises OSError where there is no room anywhere."""
 
-    def __init__(self, shared: bool = True) -> None:
-        self.shared = shared and sys.platform == "linux"
-        self._file: int | None = None
-        self._size = 0
-
-    def write(self, buffers: Sequence[memoryview]) -> str | None:
-        """The segment's path for other processes of this user, with the buffers in it one after the other; None: no room."""
-        total = sum(buffer.nbytes for buffer in buffers)
-        if not self.shared or not total or not self._reserve(total):
-            return None
-        assert self._file is not None
-        offset = 0
-        for buffer in buffers:
-            done = 0
-            while done < buffer.nbytes:
-                done += os.pwrite(self._file, buffer[done:], offset + done)
-            offset += done
-        return f"/proc/{os.getpid()}/fd/{self._file}"
-
-    def _reserve(self, size: int) -> bool:
-        if self._file is not None and self._size >= size:
-            return True
-        self.close()
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.file = -1
         for make in (memfd, in_dev_shm, in_tmp):
             try:
-                self._file = make()
-                os.posix_fallocate(self._file, 0, size)
+                self.file = make()
+                os.posix_fallocate(self.file, 0, size)
+                return
             except OSError:
                 self.close()
-            else:
-                self._size = size
-                return True
-        return False
+        raise OSError(f"no room for a segment of {size} bytes")
 
-    def release(self) -> None:
-        """Every reader is done: the segment may be written again, or is given back if it is very large."""
-        if self._size > WARM:
-            self.close()
+    def write(self, buffer: memoryview, offset: int) -> None:
+        done = 0
+        while done < buffer.nbytes:
+            done += os.pwrite(self.file, buffer[done:], offset + done)
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.file}"
 
     def close(self) -> None:
-        """Gives the segment back. A process that still has it open goes on reading what it held."""
-        if self._file is not None:
-            os.close(self._file)
-        self._file, self._size = None, 0
+        """A process that still has it open, or mapped, goes on with what it holds."""
+        if self.file >= 0:
+            os.close(self.file)
+        self.file = -1
 
     def __del__(self) -> None:
         self.close()
@@ -149,20 +163,120 @@ def nameless(folder: str) -> int:
     return file
 
 
-class Arrived:
-    """The buffers of a message, in order, for the unpickler. Use as a context manager: it closes the segment."""
+@dataclass
+class Lent:
+    segment: Segment
+    holders: set[int] = field(default_factory=set)
 
-    def __init__(self, path: str | None, sizes: Iterable[int], frames: Sequence[Buffer]) -> None:
-        self._file = None if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+class Pool:
+    """One process's outgoing segments. shared=False: always frames, for readers on other hosts.
+
+    readers: the ranks that may map what is lent to them.
+    """
+
+    def __init__(self, shared: bool = True, readers: Collection[int] = ()) -> None:
+        self.shared = shared and sys.platform == "linux"
+        self.readers = readers
+        self._spare: list[Segment] = []
+        self._in_use: list[Segment] = []  # until every reader has read the message
+        self._lent: dict[int, Lent] = {}
+        self._count = 0
+
+    def write(self, buffers: Sequence[memoryview], lendable: Collection[int] = ()) -> list[Place]:
+        """Places of the buffers. lendable: indices of those that readers may map."""
+        frames = [Place(None, 0, buffer.nbytes, 0) for buffer in buffers]
+        if not self.shared or not buffers:
+            return frames
+        lent: dict[int, Place] = {}
+        try:
+            for i in lendable:
+                if self.readers and buffers[i].nbytes >= MAPPED:
+                    lent[i] = self._lend(buffers[i])
+            rest = [i for i in range(len(buffers)) if i not in lent]
+            places = {**lent, **dict(zip(rest, self._together([buffers[i] for i in rest]), strict=True))}
+        except OSError:
+            for place in lent.values():
+                del self._lent[place.lent]
+            return frames
+        return [places[i] for i in range(len(buffers))]
+
+    def _lend(self, buffer: memoryview) -> Place:
+        segment = self._segment(buffer.nbytes)
+        segment.write(buffer, 0)
+        self._count += 1
+        self._lent[self._count] = Lent(segment, set(self.readers))
+        return Place(segment.path, 0, buffer.nbytes, self._count)
+
+    def _together(self, buffers: Sequence[memoryview]) -> list[Place]:
+        total = sum(buffer.nbytes for buffer in buffers)
+        if not total:
+            return [Place(None, 0, 0, 0) for _ in buffers]
+        segment = self._segment(total)
+        self._in_use.append(segment)
+        places, offset = [], 0
+        for buffer in buffers:
+            segment.write(buffer, offset)
+            places.append(Place(segment.path, offset, buffer.nbytes, 0))
+            offset += buffer.nbytes
+        return places
+
+    def _segment(self, size: int) -> Segment:
+        """The smallest spare one that fits, unless it is far too large."""
+        fitting = [segment for segment in self._spare if size <= segment.size <= 4 * size + MAPPED]
+        if not fitting:
+            return Segment(size)
+        best = min(fitting, key=lambda segment: segment.size)
+        self._spare.remove(best)
+        return best
+
+    def release(self) -> None:
+        """Every reader has read the last message."""
+        while self._in_use:
+            self._keep(self._in_use.pop())
+
+    def returned(self, reader: int, numbers: Iterable[int]) -> None:
+        """A rank has let go of what was lent to it."""
+        for number in numbers:
+            lent = self._lent.get(number)
+            if lent:
+                lent.holders.discard(reader)
+                if not lent.holders:
+                    self._keep(self._lent.pop(number).segment)
+
+    def _keep(self, segment: Segment) -> None:
+        self._spare.append(segment)
+        while sum(each.size for each in self._spare) > WARM:
+            self._spare.pop(0).close()
+
+    def close(self) -> None:
+        """Gives everything back; readers that are not done keep what they have open."""
+        self._spare, self._in_use, self._lent = [], [], {}
+
+
+class Arrived:
+    """The buffers of a message, in order, for the unpickler. As a context manager: it closes the files.
+
+    maps: on ranks, takes what is mapped instead of copied.
+    """
+
+    def __init__(self, places: Iterable[Place], frames: Sequence[Buffer], maps: Maps | None = None) -> None:
+        self._files: dict[str, int] = {}
+        self._maps = maps
+        rest = iter(frames)
         self.chunks: list[Chunk] = []
-        offset = 0
-        for i, size in enumerate(sizes):
-            self.chunks.append(Inline(memoryview(frames[i])) if self._file is None else InFile(self._file, offset, size))
-            offset += size
+        for place in places:
+            inline = place.path is None
+            self.chunks.append(Inline(memoryview(next(rest))) if inline else InFile(self._file(place.path or ""), place, maps))
+
+    def _file(self, path: str) -> int:
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[path]
 
     def __enter__(self) -> list[Chunk]:
         return self.chunks
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            os.close(self._file)
+        for file in self._files.values():
+            os.close(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import weakref
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,11 +14,11 @@ from nbpar.values import wire
 from nbpar.values.choice import kind_of
 from nbpar.values.differences import Comparison
 from nbpar.values.kinds import Kind
-from nbpar.values.message import Written, write
+from nbpar.values.message import Read, Written, write
 from nbpar.values.names import RESULT, persons
 from nbpar.values.opaque import Frozen, Thawer
 from nbpar.values.pickling import GroupPickler
-from nbpar.values.pool import Buffer, Pool
+from nbpar.values.pool import Buffer, Maps, Pool
 from nbpar.values.rank_values import OwnGroup, OwnKind
 from nbpar.values.refs import Absent, KernelRef
 from nbpar.values.table import Port, Table
@@ -90,6 +91,7 @@ class RankEnd:
         self.pool = Pool(shared)
         self.epoch, self.sequence = "", 0
         self.bound: dict[str, Any] = {}
+        self.returned: list[int] = []  # numbers of lent segments that nothing here uses any more
         self.failed: list[tuple[str, str]] = []
         self.pending: Written | None = None
 
@@ -115,7 +117,7 @@ class RankEnd:
         for name in persons(self.namespace):
             del self.namespace[name]
         self.port.own_pickles = pickle.loads(extra[0]) if extra else {}
-        found = wire.body(self.table, frames, envelope)
+        found = self._read(frames, envelope)
         self.port.own_pickles = {}
         self.failed = found.failed
         for name, reason in found.failed:
@@ -123,6 +125,17 @@ class RankEnd:
                 found.names[name] = KernelRef("", name, "a value", f"It could not be rebuilt on a rank: {reason}.")
         self.namespace.update(found.names)
         self.bound = found.names
+
+    def _read(self, frames: Sequence[Buffer], envelope: tuple[Any, ...]) -> Read:
+        """A lent segment that nothing was mapped of is given back at once, another when its map goes."""
+        maps: Maps = {}
+        found = wire.body(self.table, frames, envelope, maps)
+        for place in envelope[2]:
+            if place.lent in maps:
+                weakref.finalize(maps[place.lent], self.returned.append, place.lent)
+            elif place.lent:
+                self.returned.append(place.lent)
+        return found
 
     def reply(
         self, cell: int, *, out: Collection[str] | None = None, keep: Collection[str] = (), result: bool = False
@@ -166,7 +179,8 @@ class RankEnd:
         facts = self._deleted, self._stale
         digest = xxh3_128_digest(written.digest() + pickle.dumps(facts))
         large = sum(buffer.nbytes for buffer in written.buffers) > SHORT_BODY and not self.pool.shared
-        head = digest, *facts, self.failed
+        returned = [self.returned.pop() for _ in range(len(self.returned))]
+        head = digest, *facts, self.failed, returned
         return wire.frames(head, written, self.pool) if inline and (however_large or not large) else wire.bare(head)
 
     def answer(self, request: bytes) -> list[Buffer]:

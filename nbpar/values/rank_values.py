@@ -119,6 +119,8 @@ def brief(value: Any) -> str:
 
 
 class GroupKind(kinds.Fixed):
+    changes = True
+
     def diff(self, o: RankGroup, old: Any, port: Any = None) -> Any:
         return kinds.REPLACE if o._read and o.renewed() else None
 

@@ -31,6 +31,7 @@ class Port:
         self.staying: dict[int, tuple[Any, tuple[Any, ...]]] = {}
         self.table: Table
         self.own: set[int] = set()  # on ranks: ids of own values just loaded, until the table has taken them
+        self.to_be_written: set[int] = set()  # ids of storages of parameters, in the message being written
         self.memories: list[Any] = []  # arrays, and storages on memory of others, in the message being written
         self.label = ""  # the variable that is being written, for notes
         self.class_prefix: str | None = None  # on ranks: the cell
@@ -50,6 +51,7 @@ class Port:
         self.fingerprints.clear()
         self.own.clear()
         self.memories.clear()
+        self.to_be_written.clear()
 
     def known_memories(self, library: str) -> list[Any]:
         """Known objects that may share their memory with an object of the other library."""

@@ -10,7 +10,7 @@ from torch.storage import TypedStorage, UntypedStorage
 
 from nbpar.values import choice, kinds, memory
 from nbpar.values.opaque import OPAQUE
-from nbpar.values.pool import chunk
+from nbpar.values.pool import MAPPED, chunk
 
 if TYPE_CHECKING:
     from nbpar.values.pickling import Pickler
@@ -37,7 +37,11 @@ class StorageKind(kinds.Kind):
     def diff(self, o: UntypedStorage, old: Any, port: Any = None) -> Any:
         host = on_host(o)
         now = o.nbytes(), print_of(host)
-        return None if now == old else (*now, buffer(host))
+        if now == old:
+            return None
+        if old is not None and old[0] != now[0] and old[0] >= MAPPED:
+            return kinds.REPLACE  # memory that is mapped on the other side cannot change its size
+        return *now, buffer(host)
 
     def patch(self, o: UntypedStorage, p: Any) -> None:
         size, _, data = p
@@ -57,7 +61,10 @@ class StorageKind(kinds.Kind):
         host = on_host(o)
         now = print_of(host)
         pickler.port.fingerprints[id(o)] = now
-        return new_storage, (pickler.port, o.nbytes(), place(o.device), now, buffer(host))
+        data = buffer(host)
+        if id(o) not in pickler.port.to_be_written:
+            data = pickler.new_memory(data)
+        return new_storage, (pickler.port, o.nbytes(), place(o.device), now, data)
 
     def after_patches(self, table: Table, numbers: list[int]) -> None:
         """What autograd has saved of a tensor whose bytes were replaced must not be used."""
@@ -111,6 +118,8 @@ class TensorKind(kinds.Kind):
     def reduce(self, o: torch.Tensor, pickler: Pickler) -> Any:
         storage, geometry, requires_grad, grad, attributes, graph = self.snap(o)
         pickler.port.writes_tensor(o, graph is not None)
+        if o.requires_grad:
+            pickler.port.to_be_written.add(id(storage))
         marks = requires_grad, graph is not None, o.is_conj(), o.is_neg()
         args = pickler.port, type(o), storage, geometry, marks
         pickler.temporary(geometry, attributes)
@@ -158,8 +167,12 @@ def place(device: torch.device) -> str:
 def new_storage(port: Port, size: int, device: str, now: bytes, data: Any) -> UntypedStorage:
     if device.startswith("cuda") and not torch.cuda.is_available():
         device = "cpu"
-    storage = UntypedStorage(size, device=device)
-    fill(storage, data)
+    mapped = chunk(data).mapped() if device == "cpu" else None
+    if mapped is None:
+        storage = UntypedStorage(size, device=device)
+        fill(storage, data)
+    else:
+        storage = torch.frombuffer(mapped, dtype=torch.uint8).untyped_storage()
     port.fingerprints[id(storage)] = now
     return storage
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nbpar.values.message import Read, Written, read
-from nbpar.values.pool import Arrived, Buffer, Pool
+from nbpar.values.pool import Arrived, Buffer, Maps, Pool
 from nbpar.values.table import Table
 
 NO_BODY = "no body"
@@ -15,10 +15,10 @@ NO_BODY = "no body"
 
 def frames(head: Any, written: Written, pool: Pool) -> list[Buffer]:
     """The buffers are views of the objects' own memory: they are to be sent before these change."""
-    path = pool.write(written.buffers) if written.buffers else None
-    sizes = [buffer.nbytes for buffer in written.buffers]
-    envelope = head, written.new_numbers, written.vacated, path, sizes
-    return [pickle.dumps(envelope, 5), written.stream, *(written.buffers if path is None else ())]
+    places = pool.write(written.buffers, written.lendable)
+    envelope = head, written.new_numbers, written.vacated, places
+    inline = [buffer for buffer, place in zip(written.buffers, places, strict=True) if place.path is None]
+    return [pickle.dumps(envelope, 5), written.stream, *inline]
 
 
 def bare(head: Any) -> list[Buffer]:
@@ -32,13 +32,14 @@ def head(message: Sequence[Buffer]) -> tuple[Any, tuple[Any, ...]]:
     return first, tuple(rest)
 
 
-def body(table: Table, message: Sequence[Buffer], envelope: tuple[Any, ...]) -> Read:
-    new_numbers, vacated, path, sizes = envelope
-    with Arrived(path, sizes, message[2:]) as chunks:
+def body(table: Table, message: Sequence[Buffer], envelope: tuple[Any, ...], maps: Maps | None = None) -> Read:
+    """maps: on ranks, takes what is mapped instead of copied, by the segment's number."""
+    new_numbers, vacated, places = envelope
+    with Arrived(places, message[2:], maps) as chunks:
         return read(table, message[1], new_numbers, vacated, chunks)
 
 
 def size(message: Sequence[Buffer], envelope: tuple[Any, ...] = ()) -> int:
     """Bytes that a message moves, shared memory included."""
-    shared = sum(envelope[3]) if len(envelope) == 4 and envelope[2] is not None else 0
+    shared = sum(place.size for place in envelope[2] if place.path is not None) if len(envelope) == 3 else 0
     return shared + sum(memoryview(frame).nbytes for frame in message)

@@ -75,40 +75,95 @@ def little_room(request, monkeypatch):
 
 
 def test_falls_back_where_there_is_no_room(world, little_room):
-    big = world.namespace["big"] = torch.arange(1 << 18)
-    world.run("s = big.sum().item(); big += 1")
-    assert world.namespace["s"] == sum(range(1 << 18)) and big[0] == 1
+    big = world.namespace["big"] = torch.arange(1 << 20)
+    small = world.namespace["small"] = torch.arange(1 << 16)
+    world.run("s = big.sum().item() + small.sum().item(); big += 1; small += 1")
+    assert world.namespace["s"] == sum(range(1 << 20)) + sum(range(1 << 16)) and big[0] == 1 and small[-1] == 1 << 16
 
 
-def test_a_small_file_system_is_an_error_and_no_crash(tmp_path, monkeypatch):
-    shm = tmp_path / "shm"
-    shm.mkdir()
-    if os.system(f"mount -t tmpfs -o size=1m tmpfs {shm} 2>/dev/null"):
-        pytest.skip("needs the right to mount")
-    try:
-        monkeypatch.setattr(pool, "memfd", lambda: pool.nameless(str(shm)))
-        monkeypatch.setattr(pool, "in_dev_shm", lambda: pool.nameless(str(shm)))
-        monkeypatch.setattr(pool, "in_tmp", lambda: pool.nameless(str(shm)))
-        own = Pool()
-        assert own.write([memoryview(bytes(4 * MIB))]) is None
-        path = own.write([memoryview(b"a" * 1000), memoryview(b"b" * 10)])
-        with Arrived(path, [1000, 10], []) as chunks:
-            assert chunks[0].whole() == b"a" * 1000 and chunks[1].whole() == b"b" * 10
-        assert os.listdir(shm) == []
-        own.close()
-    finally:
-        os.system(f"umount {shm}")
+@pytest.fixture
+def small_file_system(tmp_path, monkeypatch):
+    """All segments go to a file system of 1 MiB."""
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    if os.system(f"mount -t tmpfs -o size=1m tmpfs {folder} 2>/dev/null"):
+        libc = resource.RLIMIT_FSIZE
+        old = resource.getrlimit(libc)
+        resource.setrlimit(libc, (MIB, old[1]))
+        restore = lambda: resource.setrlimit(libc, old)  # noqa: E731
+    else:
+        restore = lambda: os.system(f"umount {folder}")  # noqa: E731
+    for make in ("memfd", "in_dev_shm", "in_tmp"):
+        monkeypatch.setattr(pool, make, lambda: pool.nameless(str(folder)))
+    yield folder
+    restore()
 
 
-def test_the_segment_is_private_nameless_and_reused():
+def test_a_small_file_system_is_no_crash(small_file_system, world):
     own = Pool()
-    path = own.write([memoryview(bytes(MIB))])
-    mode = os.stat(path).st_mode & 0o777
-    assert mode & 0o077 == 0 or os.readlink(path).startswith("/memfd:")
-    assert own.write([memoryview(bytes(MIB // 2))]) == path
+    large, small = memoryview(bytes(4 * MIB)), [memoryview(b"a" * 1000), memoryview(b"b" * 10)]
+    assert [place.path for place in own.write([large])] == [None]
+    with Arrived(own.write(small), []) as chunks:
+        assert chunks[0].whole() == b"a" * 1000 and chunks[1].whole() == b"b" * 10
+    assert os.listdir(small_file_system) == []
     own.close()
-    assert not os.path.exists(path)
-    assert Pool(shared=False).write([memoryview(bytes(MIB))]) is None
+    big = world.namespace["big"] = torch.ones(8 * MIB // 4)
+    world.run("big *= 2")
+    assert big.mean() == 2
+
+
+def test_segments_are_nameless_private_and_reused():
+    own = Pool()
+    (first,) = own.write([memoryview(bytes(MIB))])
+    assert os.readlink(first.path).startswith("/memfd:")
+    (second,) = own.write([memoryview(bytes(MIB))])
+    assert second.path != first.path  # the first may still be read
+    own.release()
+    assert own.write([memoryview(bytes(MIB // 2))])[0].path in (first.path, second.path)
+    own.close()
+    assert not os.path.exists(first.path) and not os.path.exists(second.path)
+    assert Pool(shared=False).write([memoryview(bytes(MIB))])[0].path is None
+    file = pool.in_dev_shm()
+    assert os.fstat(file).st_mode & 0o077 == 0 and os.fstat(file).st_nlink == 0
+    os.close(file)
+
+
+def test_what_is_lent_comes_back_when_the_last_reader_is_done():
+    own = Pool(readers=[0, 1])
+    (place,) = own.write([memoryview(bytes(8 * MIB))], lendable=[0])
+    own.release()
+    own.returned(0, [place.lent])
+    assert own.write([memoryview(bytes(8 * MIB))], lendable=[0])[0].path != place.path
+    own.returned(1, [place.lent])
+    assert own.write([memoryview(bytes(8 * MIB))], lendable=[0])[0].path == place.path
+
+
+def test_ranks_map_what_they_only_read_and_copy_what_they_write(world):
+    world.do("import torch, numpy as np\nt = torch.arange(4 << 20); a = np.arange(4 << 20); p = torch.nn.Parameter(torch.ones(4 << 20))")
+    ns = world.namespace
+    world.run("kinds = (t.untyped_storage().resizable(), a.flags.owndata, p.untyped_storage().resizable())")
+    assert ns["kinds"] == (False, False, True)
+    before = ns["t"].clone()
+    world.run("t[5] = -1; a[6] = -2; v = a[5:8]; same = v.base is a; u = t[4:]; t2 = t * 1")
+    assert ns["t"][5] == -1 and ns["a"][6] == -2 and ns["same"] and ns["v"].tolist() == [5, -2, 7] and ns["v"].base is ns["a"]
+    assert ns["u"].data_ptr() == ns["t"][4:].data_ptr() and (ns["t2"] == ns["t"]).all() and (ns["t"][6:] == before[6:]).all()
+    ns["t"].add_(1)
+    ns["a"][:] += 1
+    world.run("ok = t[5].item() == 0 and a[6] == -1 and a[7] == 8 and v[1] == -1 and u[0].item() == 5")
+    assert ns["ok"]
+    ns["t"].resize_((5 << 20) - 3).fill_(4)
+    world.run("ok = t.shape[0] == (5 << 20) - 3 and t.sum().item() == 4 * t.shape[0]")
+    assert ns["ok"]
+
+
+def test_a_replaced_array_makes_room(world):
+    paths = set()
+    for i in range(8):
+        world.namespace["big"] = torch.full((16 << 20,), i)
+        world.run("s = big[0].item()")
+        assert world.namespace["s"] == i
+        paths.update(lent.segment.path for lent in world.end.pool._lent.values())
+    assert len(world.end.pool._lent) <= 2 and len(paths) <= 4
 
 
 def test_ranks_on_other_hosts():
