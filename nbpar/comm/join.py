@@ -35,6 +35,7 @@ def join(world: MPI.Intracomm, backend: str = "mpi") -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
     take_the_name()
+    world = MPI.Intracomm(world)  # the plain class: a subclass may have waits of its own
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
     state.crowded, one_host = host.size > cores(), host.size == world.size
     host.Free()
