@@ -13,12 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nbpar import plan
     from nbpar.parallel.api import rank, size, split
     from nbpar.ranks.world import World
+    from nbpar.record import last
     from nbpar.values import RankRef, RankValues
 
 __version__ = "0.1.0"
-__all__ = ["RankRef", "RankValues", "rank", "size", "split", "world"]
+__all__ = ["RankRef", "RankValues", "last", "plan", "rank", "size", "split", "world"]
 
 
 def world() -> World | None:
@@ -53,6 +55,7 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 _LAZY = {
+    "last": "nbpar.record",
     "rank": "nbpar.parallel.api",
     "size": "nbpar.parallel.api",
     "split": "nbpar.parallel.api",
@@ -62,8 +65,10 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'nbpar' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "plan":
+        return import_module("nbpar.plan")  # a package that can be called
+    if name not in _LAZY:
+        raise AttributeError(f"module 'nbpar' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

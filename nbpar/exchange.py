@@ -16,6 +16,7 @@ from nbpar.ranks.channel import Message
 from nbpar.ranks.task import Reply
 
 if TYPE_CHECKING:
+    from nbpar.display.watch import Watch
     from nbpar.ranks.world import World
     from nbpar.run import Cell
 
@@ -48,10 +49,10 @@ class Interrupts:
 class Exchange:
     """From the tasks' sending to the last reply. replies, frames: what each rank answered, by rank."""
 
-    def __init__(self, world: World, cell: Cell, interrupts: Interrupts) -> None:
+    def __init__(self, world: World, cell: Cell, interrupts: Interrupts, watch: Watch | None = None) -> None:
         self.replies: dict[int, Reply] = {}
         self.frames: dict[int, Any] = {}
-        self._world, self._cell, self._interrupts = world, cell, interrupts
+        self._world, self._cell, self._interrupts, self._watch = world, cell, interrupts, watch
         self._heard = 0
         self._waits: dict[int, Wait | None] = {}
         self._asked_at = time.monotonic() + LOOK
@@ -71,6 +72,8 @@ class Exchange:
                     self._take(message, fold)
                 if fold.flush(time.monotonic()):
                     show.flush()
+                if self._watch is not None:
+                    self._watch.tick(time.monotonic())
                 self._pass_interrupts_on()
                 self._end_useless_work()
                 self._look_for_hangs()
@@ -100,6 +103,10 @@ class Exchange:
             self._world.note_output(message)
             if message.rank in self._cell.ranks:
                 fold.feed(message.rank, message.header, time.monotonic())
+            if self._watch is not None:
+                self._watch.feed(message)
+        elif message.kind == "progress" and self._watch is not None:
+            self._watch.feed(message)
         elif message.kind == "reply":
             self.replies[message.rank], self.frames[message.rank] = message.header, message.frames
             if message.header.failure and not self._held:

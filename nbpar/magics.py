@@ -6,6 +6,7 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from traitlets import Unicode
 
 from nbpar import options, ranks
 from nbpar.display import show
@@ -18,6 +19,7 @@ class ParallelMagics(Magics):
     """The magics of one notebook."""
 
     shell: InteractiveShell
+    show = Unicode("", help="panels of cells that run for two seconds, as in `--show`").tag(config=True)
 
     @no_var_expand
     @cell_magic("parallel")  # type: ignore[arg-type]
@@ -35,7 +37,21 @@ class ParallelMagics(Magics):
         for rank in given.get("on", ()):
             if rank >= running.size:
                 raise OptionError(f"--on {rank}: the world has ranks 0 to {running.size - 1}.")
+        if "show" not in given and self.show:
+            given.update(show=options.panels(self.show), asked=False)
         return running.run(numbered(line, cell), mode, **given)
+
+    def _plan(self, given: dict[str, Any]) -> None:
+        from IPython.display import display
+
+        from nbpar.plan.outline import of_notebook
+
+        display(of_notebook(self.shell.user_ns, **given))
+
+    def _config(self, given: dict[str, Any]) -> None:
+        if "show" in given:
+            self.show = ",".join(given["show"]) or "none"
+        show.note(f"show={self.show or 'split,live'}")
 
     @no_var_expand
     @line_magic("parallel")  # type: ignore[arg-type]

@@ -29,6 +29,20 @@ def names(text: str) -> tuple[str, ...]:
     return given
 
 
+PANELS = ("split", "live", "timeline", "aggregation", "what-if", "output")
+
+
+def panels(text: str) -> tuple[str, ...]:
+    """'split,timeline': panels; 'none' and 'all' are words for no and every panel."""
+    given = tuple(name.strip() for name in text.split(",") if name.strip())
+    if given in (("none",), ("all",)):
+        return PANELS if given == ("all",) else ()
+    for name in given:
+        if name not in PANELS:
+            raise argparse.ArgumentTypeError(f"there is no panel {name!r}.{suggest(name, PANELS)} Panels: {', '.join(PANELS)}")
+    return given
+
+
 @dataclass(frozen=True)
 class Option:
     """One option. modes: where it is allowed; empty for every cell."""
@@ -65,7 +79,8 @@ CELL = (
     Option("--on", "run on these ranks only", ranks, "0,2", modes=("each",)),
     Option("--out", "only these variables come back to the notebook", names, "a,b"),
     Option("--keep", "these variables stay on the ranks", names, "a,b"),
-    Option("--quiet", "no closing line and no remarks", None),
+    Option("--quiet", "no closing line, no remarks, no panels", None),
+    Option("--show", f"panels: {', '.join(PANELS)}, none; else split and live, for cells of two seconds", panels, "a,b"),
     Option("--batch", "these tensors are batches: each rank gets its rows of them", names, "X,y", modes=("data",)),
     Option("--batch-dim", "the dimension of the batch, where it is not found", int, "D", modes=("data",)),
     Option("--aggregate", "how gradients come together", str, "HOW", choices=("allreduce", "central"), modes=("data",)),
@@ -78,7 +93,19 @@ COMMANDS = {
     "stop": "ends the ranks",
     "restart": "ends the ranks and starts fresh ones; the notebook's variables stay",
     "status": "says which ranks run, where and on what",
+    "plan": "shows who would hold what and what it would cost, without starting a rank: `plan model -n 4`",
+    "config": "keeps a choice for all cells: `config show=split,timeline`; says what is kept",
 }
+
+PLAN = (
+    WORLD[0],
+    Option("--mesh", "replicas x stages of a hybrid plan", str, "2x2"),
+    Option("--micro", "micro-batches", int, "M"),
+    Option("--schedule", "the order of micro-batches", str, "NAME", choices=("gpipe", "1f1b")),
+    Option("--model", "the variable to plan for, where the notebook has several models", str, "NAME"),
+    Option("--batch", "the variables that the model is called with", names, "X"),
+)
+KEPT = ("show",)
 
 
 class Parser(argparse.ArgumentParser):
@@ -131,7 +158,26 @@ def command_line(line: str) -> tuple[str, dict[str, Any]]:
     command = words.pop(0) if words and not words[0].startswith("-") else "status"
     if command not in COMMANDS:
         raise OptionError(f"%parallel has no command {command!r}.{suggest(command, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+    if command == "config":
+        return command, kept(words)
+    if command == "plan":
+        mode = words.pop(0) if words and not words[0].startswith("-") else "data"
+        return command, {"mode": mode, **Parser("%parallel plan", PLAN).read(words)}
     return command, Parser(f"%parallel {command}", WORLD if command == "start" else ()).read(words)
+
+
+def kept(words: list[str]) -> dict[str, Any]:
+    """`show=split,live` as a dict. Raises OptionError."""
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if name not in KEPT or not equals:
+            raise OptionError(f"%parallel config: {word!r} is not NAME=VALUE.{suggest(name, KEPT)} Names: {', '.join(KEPT)}.")
+        try:
+            given[name] = panels(text)
+        except argparse.ArgumentTypeError as error:
+            raise OptionError(f"%parallel config: {error}.") from None
+    return given
 
 
 def usage() -> str:

@@ -5,6 +5,7 @@ pack       those values, once for all     values/
 exchange   tasks out, output and replies back, interrupts and failures on the way
 settle     did it end well, everywhere alike, or on some ranks only?
 merge      what the ranks changed, into the notebook
+watch      panels of a cell that runs for long   display/watch.py
 closing    one line: ranks, time, where it went
 """
 
@@ -18,22 +19,29 @@ from typing import TYPE_CHECKING, Any
 
 from nbpar import cell as cells
 from nbpar.display import closing, show
+from nbpar.display.watch import Watch
 from nbpar.exchange import TICK, Exchange, Interrupts
 from nbpar.failure import raise_failure, shared_failure
 from nbpar.ranks.channel import Message
 from nbpar.ranks.task import Reply, Task
+from nbpar.record import Last, keep
 from nbpar.values import RankRef
 from nbpar.values.random_state import RandomStates
 
 if TYPE_CHECKING:
+    from nbpar.plan.plan import Plan
     from nbpar.ranks.world import World
 
+DEFAULT = ("split", "live")  # panels, of cells that run for two seconds
 LOCKSTEP = frozenset({"data", "model", "tensor", "hybrid"})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a person typed: the code, the mode and the options that concern the kernel."""
+    """What a person typed: the code, the mode and the options that concern the kernel.
+
+    show: panels; asked: whether for this very cell, however short it is.
+    """
 
     code: str
     mode: str
@@ -41,6 +49,8 @@ class Cell:
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
     quiet: bool = False
+    show: tuple[str, ...] = ()
+    asked: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,13 +77,18 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
     begin = time.perf_counter()
     cell = make_cell(world, code, mode, options)
     revive(world)
+    watch = None if cell.quiet else watching(world, cell)
+    merged = None
     with Interrupts() as interrupts:
         packed = send_tasks(world, cell)
-        exchange = Exchange(world, cell, interrupts)
-        exchange.run()
-        merged = settle(world, cell, exchange)
+        exchange = Exchange(world, cell, interrupts, watch)
+        try:
+            exchange.run()
+            merged = settle(world, cell, exchange)
+        finally:
+            record = Record(cell, exchange.replies, time.perf_counter() - begin, packed.bytes, merged.bytes if merged else 0)
+            remember(world, record, watch)
     replies = exchange.replies
-    record = Record(cell, replies, time.perf_counter() - begin, packed.bytes, merged.bytes)
     if not cell.quiet:
         for line in dict.fromkeys([*packed.notes, *merged.notes, *replies[cell.ranks[0]].lines]):
             show.note(line)
@@ -102,7 +117,11 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
     own = dict(options)
     ranks = tuple(own.pop("on", None) or range(world.size))
     out, keep = own.pop("out", None), own.pop("keep", None)
-    return Cell(code, mode, ranks, None if out is None else frozenset(out), frozenset(keep or ()), own.pop("quiet", False), own)
+    panels = own.pop("show", None)
+    return Cell(
+        code, mode, ranks, None if out is None else frozenset(out), frozenset(keep or ()), own.pop("quiet", False),
+        tuple(DEFAULT if panels is None else panels), own.pop("asked", panels is not None), own,
+    )  # fmt: skip
 
 
 # ---- to the ranks ---------------------------------------------------------------------------------------------------------
@@ -127,6 +146,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
         sources=show.new_sources(world),
         out=cell.out,
         keep=cell.keep,
+        watched=not cell.quiet,
     )
     for rank in cell.ranks:
         world.send(rank, Message("task", task, [*packed.frames, *packed.extra.get(rank, [])]))
@@ -139,6 +159,42 @@ def read_names(code: str) -> cells.Names:
         return cells.names(code)
     except SyntaxError:
         return cells.Names(frozenset(), frozenset(), frozenset())
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------------
+
+
+def watching(world: World, cell: Cell) -> Watch:
+    """The cell's panels."""
+    return Watch(cell.ranks, cell.show, lambda: plan_of(world, cell, {}), asked=cell.asked)
+
+
+def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply]) -> Plan | None:
+    """Who holds what, from the models that the cell reads and, once it has ended, from what the ranks say."""
+    from nbpar.plan.outline import outline
+
+    names = read_names(cell.code).reads
+    values = {name: world.namespace[name] for name in names if name in world.namespace}
+    first = replies.get(cell.ranks[0])
+    placed = first.details.get("placed") if first else None
+    rows = sum(first.pulse.rows) if first and first.pulse else 0
+    return outline(values, cell.mode, len(cell.ranks), cell.options, placed=placed, rows=rows)
+
+
+def remember(world: World, record: Record, watch: Watch | None) -> None:
+    """For `nbpar.last()`; the panels show how the cell ended. A picture that fails is no failure of the cell."""
+    cell, replies = record.cell, record.replies
+    if watch is not None:
+        for rank, reply in replies.items():
+            if reply.pulse:
+                watch.live.feed(rank, reply.pulse)
+        watch.live.finish({rank: reply.failure is not None for rank, reply in replies.items()})
+    last = keep(Last(record, watch.live if watch else None, lambda: plan_of(world, cell, replies)))
+    try:
+        if watch is not None and replies:
+            watch.end(last)
+    except Exception as error:
+        show.note(f"the panels could not be drawn ({type(error).__name__}: {error}); the cell's results are not affected.")
 
 
 # ---- afterwards -----------------------------------------------------------------------------------------------------------

@@ -72,3 +72,19 @@ def closing(line: str) -> None:
         return
     html = f'<div style="{GREY}">{line}</div>'
     shell.display_pub.publish(data={"text/plain": line, "text/html": html}, metadata={})
+
+
+def has_page() -> bool:
+    """Whether there is a page that draws: a kernel's, not a terminal's."""
+    return hasattr(_shell(), "kernel")
+
+
+def panels(bundle: tuple[dict[str, Any], dict[str, Any]], place: str = "") -> str:
+    """Shows a MIME bundle (data, metadata), in the same place if one is given; its place."""
+    import uuid
+
+    data, metadata = bundle
+    name = place or uuid.uuid4().hex
+    flush()
+    _shell().display_pub.publish(data=data, metadata=metadata, transient={"display_id": name}, update=bool(place))
+    return name

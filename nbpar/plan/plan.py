@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from nbpar.errors import OptionError, suggest
-from nbpar.plan.figures import Figures, Layer, measure
+from nbpar.plan.figures import Figures, Layer
 from nbpar.plan.mesh import Mesh, mesh_of, shares
 from nbpar.plan.schedule import SCHEDULES, Span, bubble, kept, simulate
 
@@ -140,6 +140,8 @@ def make(
     labels); tensors on the meta device will do. mesh: the number of ranks, or "DATAxMODEL". place: a stage by module name.
     optimiser: whose state counts; Adam is assumed without one. Raises OptionError.
     """
+    from nbpar.plan.measure import measure
+
     if mode not in MODES:
         raise OptionError(f"There is no mode {mode!r} to plan.{suggest(mode, MODES)} Modes: {', '.join(MODES)}.")
     if schedule not in SCHEDULES:

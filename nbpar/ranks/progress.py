@@ -35,6 +35,7 @@ class Progress:
             self._samples = self._busy = self._sent = self._seen = 0
             self._started = time.perf_counter() if watched else None
             self._next = 0.0
+            self._rows: tuple[int, ...] = ()
 
     def end(self) -> Pulse | None:
         """How the cell ended; None if it was not watched."""
@@ -67,6 +68,8 @@ class Progress:
         self._busy += not waiting
         moved, self._seen = self._trace.moved(self._seen)
         self._sent += moved
+        if (share := split_now()) is not None and sum(share) > sum(self._rows):
+            self._rows = share
         assert self._started is not None
         return Pulse(
             phase=phase,
@@ -77,12 +80,20 @@ class Progress:
             sent=self._sent,
             busy=self._busy / self._samples,
             started=self._started,
+            rows=self._rows,
         )
 
     def _memory(self) -> int:
         torch = sys.modules.get("torch")
         on_gpu = torch.cuda.memory_allocated() if torch and torch.cuda.is_initialized() else 0
         return on_gpu or self._process.memory_info().rss
+
+
+def split_now() -> tuple[int, ...] | None:
+    """Rows by rank of the batch that mode `data` is splitting at this moment."""
+    context = sys.modules.get("nbpar.parallel.data.context")
+    call = context.running if context else None
+    return call.share.sizes if call else None
 
 
 def bars() -> tuple[tuple[int, int], ...]:

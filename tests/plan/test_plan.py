@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import nbpar.plan
 from nbpar.display import split, whatif
 from nbpar.errors import OptionError
-from nbpar.plan.figures import call_of, measure
+from nbpar.plan.measure import call_of, measure
 from nbpar.plan.plan import KINDS, Plan
 from nbpar.plan.whatif import answers
 from tests.model.zoo import IMPORTS, MODELS
@@ -160,6 +160,15 @@ def test_nothing_is_changed() -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(stream[0], torch.get_rng_state())
     assert stream[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_state_that_an_optimiser_holds_counts() -> None:
+    names = program("mlp")
+    model, x, opt = names["model"], names["x"], names["opt"]
+    before = nbpar.plan(model, x, "data", 2, optimiser=opt)
+    model(x).sum().backward()
+    opt.step()
+    assert nbpar.plan(model, x, "data", 2, optimiser=opt).memory == before.memory
 
 
 def test_labels_are_not_arguments() -> None:

@@ -1,0 +1,98 @@
+"""The panels of a running cell: they appear once it has run for two seconds, move ten times a second, and stay as its end.
+
+Everything is published by the thread that waits for the cell.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from nbpar.display import show
+from nbpar.display.live import Live
+from nbpar.display.panels import Panels, Section, split_section
+from nbpar.ranks.channel import Message
+
+if TYPE_CHECKING:
+    from nbpar.display.widget import Page
+    from nbpar.plan.plan import Plan
+    from nbpar.record import Last
+
+AFTER = 2.0  # seconds
+PERIOD = 0.1
+BUDGET = 16_000  # bytes a second
+
+
+class Watch:
+    """names: the panels to show. asked: whether a person asked for them in this cell; then even a short cell shows them."""
+
+    def __init__(self, ranks: tuple[int, ...], names: tuple[str, ...], plan: Callable[[], Plan | None], *, asked: bool) -> None:
+        self.live = Live(ranks)
+        self._names, self._asked, self._plan = names, asked, plan
+        self._late = time.monotonic() + AFTER
+        self._next = 0.0 if asked else self._late
+        self._stage = 0  # 1: what is known before the first step is shown, 2: what moves too
+        self._page: Page | None = None
+        self._place = ""
+
+    def feed(self, message: Message) -> None:
+        """Output or a pulse of a rank."""
+        if message.rank not in self.live.pulses:
+            return
+        if message.kind == "output":
+            self.live.lines.feed(message.rank, message.header)
+        else:
+            self.live.feed(message.rank, message.header)
+
+    def tick(self, now: float) -> None:
+        """Called over and over while the cell runs. now: `time.monotonic()`."""
+        if now < self._next or not show.has_page():
+            return
+        stage = 2 if now >= self._late else 1
+        if stage > self._stage:
+            self._stage = stage
+            self._show(Panels(tuple(self._sections())))
+            self._next = now + PERIOD if stage == 2 else self._late
+        elif "live" in self._names and self._page is not None:
+            self._next = now + max(PERIOD, self._publish() / BUDGET)
+
+    def _sections(self) -> Iterator[Section]:
+        if "split" in self._names and (plan := self._plan()) is not None:
+            yield split_section(plan, opened=self._asked)
+        if "live" in self._names and self._stage == 2:
+            yield Section("live", "Ranks: phase, progress, memory, traffic", (self.live.grid(),), {})
+
+    def _show(self, panels: Panels) -> None:
+        """In the page; the bundle too, which is what a notebook saves and what shows where no widget runs."""
+        from nbpar.display.widget import Page
+
+        if not panels.sections:
+            return
+        if self._page is None:
+            self._page = Page(panels, self._rows())
+        else:
+            self._page.show(panels)
+        self._place = show.panels(self._page.bundle(), self._place)
+
+    def _rows(self, *, done: bool = False) -> dict[str, Any]:
+        return {"ranks": list(self.live.pulses), "rows": self.live.rows(), "summary": self.live.summary(), "done": done}
+
+    def _publish(self, *, done: bool = False) -> int:
+        """Sends the ranks' state; its size in bytes."""
+        assert self._page is not None
+        self._page.live = state = self._rows(done=done)
+        return len(json.dumps(state))
+
+    def end(self, last: Last) -> None:
+        """The cell has ended: what is shown becomes its true end. Panels that were asked for appear even now."""
+        if not self._asked and self._page is None:
+            return
+        panels = last.panels(self._names, opened=self._asked)
+        if not show.has_page():
+            print(panels.text())
+            return
+        self._show(panels)
+        if self._page is not None:
+            self._publish(done=True)
