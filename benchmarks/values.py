@@ -77,7 +77,7 @@ def peak_growth(notebook: Notebook, action: Callable[[], object]) -> float:
     time.sleep(0.1)
     before = peak(process)
     action()
-    return (peak(process) - before) / 1024
+    return max(0.0, (peak(process) - before) / 1024)
 
 
 def peak(process: Path) -> float:
