@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import os
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nbpar.parallel import mode
+from nbpar.parallel.data.batch import Binder
 from tests.data import styles as styles
 from tests.data.zoo import CELLS, Cell
 
@@ -116,8 +118,11 @@ def run(cell: Cell) -> Outcome:
             one = left(alone, cell.ignore)
             together: dict[str, Any] = {"__name__": "__main__"}
             execute(cell.first, together)
+            train = cell.train
+            if cell.options.get("batch"):  # which the shell of a rank does itself
+                train = ast.unparse(Binder(cell.options["batch"]).visit(ast.parse(train)))
             with mode("data", cell.options, together) as report:
-                outcome.printed = printed, execute(cell.train, together)
+                outcome.printed = printed, execute(train, together)
             outcome.largest, outcome.at = compare(one, left(together, cell.ignore))
             outcome.lines, outcome.details = report.lines, report.details
         except BaseException:

@@ -691,3 +691,22 @@ for x, target in batches:
 """,
 )  # fmt: skip
 cell("central", ROWS + MLP + SGD, STEPS, options={"aggregate": "central"})
+LOCAL = ("x", "target", "loss", "losses")
+cell(
+    "--batch, with batchnorm, dropout not", IMAGES + CNN.replace("nn.Dropout(0.3), ", "").replace("nn.Dropout(0.3),", "") + SGD,
+    STEPS, options={"batch": ("x", "target")}, split=False, ignore=LOCAL,
+)  # fmt: skip
+cell("--loss local, dataloader", LOADER.replace("WORKERS", "0").replace("65", "60") + "y[::3] = -100\n" + MLP + SGD, LOADER_STEPS,
+     options={"loss": "local"}, split=False, ignore=LOCAL)  # fmt: skip
+cell(
+    "--loss local, accumulation and clipping", LOADER.replace("WORKERS", "0") + MLP + SGD,
+    """
+for step, (x, target) in enumerate(loader):
+    loss = F.cross_entropy(model(x), target) / 2
+    loss.backward()
+    if step % 2:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        opt.step()
+        opt.zero_grad()
+""", options={"loss": "local"}, split=False, ignore=LOCAL,
+)  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from nbpar.parallel.data import context, state
+from nbpar.parallel.data import context, norm, state
 from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.border import leave
 from nbpar.parallel.data.check import check, loose, refused_before, still
@@ -22,6 +22,7 @@ from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.draws import Streams, Unlike, Whole, moved
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.layouts import Layout, Share, same
+from nbpar.parallel.data.pace import Pace
 from nbpar.parallel.data.plan import Knowledge, Plan, Refusal, kind
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.report import Report
@@ -43,6 +44,8 @@ class Splitter:
     checks: int = 0
     check_seconds: float = 0.0
     counts: dict[str, Counter[str]] = field(default_factory=dict)
+    settled: WeakKeyDictionary[Any, set[Any]] = field(default_factory=WeakKeyDictionary)
+    paces: set[Pace] = field(default_factory=set)
     subjects: WeakKeyDictionary[Any, Subject] = field(default_factory=WeakKeyDictionary)
 
     def module(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,42 +70,70 @@ class Splitter:
         return self.split(Subject(wrapper, function, None), dim, args, kwargs)
 
     def split(self, subject: Subject, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rough = outward(args, kwargs)
+        if rough in self.settled.get(subject.key, ()):
+            return self.run_whole(subject, args, kwargs)
         flat, spec = tree_flatten((args, kwargs))
         knowledge = known.setdefault(subject.key, Knowledge())
-        size = self.gradients.ranks.size
-        key = (size, kind(flat, subject.module.training if subject.module is not None else False, size, batch_dim))
-        plan = knowledge.plans.get(key)
-        refusal = refused_before(subject)
-        if refusal is None and plan is None:
+        ranks = self.gradients.ranks
+        key = (ranks.size, kind(flat, subject.training, ranks.size, batch_dim))
+        plan = refused_before(subject) or knowledge.plans.get(key)
+        if plan is None:
             plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
         if isinstance(plan, Refusal):
-            refusal = plan
-        if refusal is None and isinstance(plan, Plan):
-            plan.calls += 1
-            if plan.calls > 1 and plan.calls & (plan.calls - 1) == 0:  # at calls 2, 4, 8, …
-                if not self.still(subject, flat, spec, plan):
-                    plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
-            if isinstance(plan, Refusal):
-                refusal = plan
+            return self.whole(subject, plan, args, kwargs)
+        pace = knowledge.paces.setdefault((key, volume(flat)), Pace())
+        self.paces.add(pace)
+        if pace.way(ranks) == "whole":
+            if not pace.chosen:
+                return self.run_whole(subject, args, kwargs)
+            self.settled.setdefault(subject.key, set()).add(rough)
+            return self.whole(subject, Refusal(pace.reason), args, kwargs)
+        outcome = self.run_split(subject, knowledge, key, plan, pace, flat, spec, batch_dim)
+        if isinstance(outcome, Refusal):
+            return self.whole(subject, outcome, args, kwargs)
+        self.count(subject, "split")
+        return outcome.value
+
+    def run_split(
+        self, subject: Subject, knowledge: Knowledge, key: Any, plan: Plan, pace: Pace,
+        flat: Sequence[Any], spec: Any, batch_dim: int | None,
+    ) -> Done | Refusal:  # fmt: skip
+        """The call on this rank's rows, checked again at calls 2, 4, 8, …"""
+        plan.calls += 1
+        if plan.calls > 1 and plan.calls & (plan.calls - 1) == 0 and not self.still(subject, flat, spec, plan):
+            again = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
+            if isinstance(again, Refusal):
+                return again
+            plan = again
+        began, verified = time.perf_counter(), plan.verified
+        outcome = self.run(subject, plan, flat, spec)
+        pace.longest = max(pace.longest, time.perf_counter() - began)
+        if not verified:
+            self.disturb()
+        if isinstance(outcome, Refusal):
+            surprises = knowledge.surprises[key] = knowledge.surprises.get(key, 0) + 1
+            if not verified or surprises >= MOST_SURPRISES:
+                knowledge.plans[key] = outcome
             else:
-                outcome = self.run(subject, plan, flat, spec)
-                if not isinstance(outcome, Refusal):
-                    self.count(subject, "split")
-                    return outcome.value
-                refusal = outcome
-                surprises = knowledge.surprises[key] = knowledge.surprises.get(key, 0) + 1
-                if not plan.verified or surprises >= MOST_SURPRISES:
-                    knowledge.plans[key] = refusal
-                else:
-                    del knowledge.plans[key]
-        return self.whole(subject, refusal, args, kwargs)
+                del knowledge.plans[key]
+        return outcome
 
     def whole(self, subject: Subject, refusal: Refusal, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.count(subject, "whole")
+        """The whole call on every rank, and the reason."""
         remedy = f". {refusal.remedy}" if refusal.remedy else ""
         self.report.say(f"{subject.name} runs whole on every rank: {refusal.reason}{remedy}.")
+        return self.run_whole(subject, args, kwargs)
+
+    def run_whole(self, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.count(subject, "whole")
         with context.inside(None):
             return subject.run(*args, **kwargs)
+
+    def disturb(self) -> None:
+        """What is measured now holds other work than calls."""
+        for pace in self.paces:
+            pace.disturb()
 
     def count(self, subject: Subject, what: str) -> None:
         self.counts.setdefault(subject.name, Counter())[what] += 1
@@ -124,6 +155,7 @@ class Splitter:
             yield
         finally:
             self.check_seconds += time.perf_counter() - began
+            self.disturb()
 
     def run(self, subject: Subject, plan: Plan, flat: Sequence[Any], spec: Any) -> Done | Refusal:
         """The outputs of a split call; or why there are none, everything put back."""
@@ -137,7 +169,7 @@ class Splitter:
         streams = Streams.now() if not plan.verified or plan.python_draws else None
         torch_stream = torch.get_rng_state()
         weights = [weight.detach().clone() for weight in subject.parameters] if plan.writes else []
-        expected = None if plan.verified else self.reference(subject, flat, spec, kept, streams)
+        expected = None if plan.verified or self.local_batchnorm else self.reference(subject, flat, spec, kept, streams)
         watch = Whole(call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
 
         def put_back() -> None:
@@ -175,7 +207,7 @@ class Splitter:
             if not all(ranks.objects(fine)):
                 put_back()
                 return Refusal("rows mix: the whole batch gives another result than its rows")
-            plan.verified = True
+        plan.verified = True
         return Done(tree_unflatten(outputs, plan.spec))
 
     def reference(self, subject: Subject, flat: Sequence[Any], spec: Any, kept: Any, streams: Any) -> Any:
@@ -192,6 +224,16 @@ class Splitter:
             kept.put_back()
             streams.put_back()
             torch.clear_autocast_cache()
+
+
+def outward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call looks like at a glance."""
+    return tuple(arg.shape if isinstance(arg, Tensor) else type(arg) for arg in (*args, *kwargs.values()))
+
+
+def volume(flat: Sequence[Any]) -> int:
+    """The order of magnitude of the arguments."""
+    return sum(value.numel() for value in flat if isinstance(value, Tensor)).bit_length()
 
 
 @dataclass

@@ -37,6 +37,7 @@ class Call:
     local_batchnorm: bool = False
     over: bool = False
     draws: Any = None
+    statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of BatchNorm over each rank's own rows
 
     def meet(self) -> None:
         """Before a collective inside the call: raises Stopped if another rank has left the call."""

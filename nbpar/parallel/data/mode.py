@@ -16,7 +16,9 @@ from nbpar.parallel import api
 from nbpar.parallel.data import checkpoints, context, losses, norm
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.draws import READS
+from nbpar.parallel.data.central import updated_on_root
 from nbpar.parallel.data.gradients import Gradients
+from nbpar.parallel.data.local import LocalGradients, call_of_cell, cell_of_rows
 from nbpar.parallel.data.ranks import Ranks
 from nbpar.parallel.files import written_once
 from nbpar.parallel.patch import patched
@@ -51,14 +53,26 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     if ranks.size == 1:
         yield
         return
-    gradients = Gradients(ranks, central=chosen.aggregate == "central")
+    local = bool(chosen.batch) or chosen.loss == "local"
+    central = chosen.aggregate == "central"
+    gradients = LocalGradients(ranks, central, lambda: call.share.weight) if local else Gradients(ranks, central)
+    call = call_of_cell(ranks, gradients, chosen.local_batchnorm)
     splitter = Splitter(gradients, report, chosen.batch_dim, chosen.local_batchnorm)
     with ExitStack() as stack:
         stack.enter_context(written_once(ranks.rank))
         stack.enter_context(gradients.installed())
+        if central:
+            stack.enter_context(updated_on_root(ranks))
         for owner, name, make in patches(splitter):
             stack.enter_context(patched(owner, name, make))
+        if local:
+            loaders = chosen.loss == "local"
+            rows = cell_of_rows(chosen.batch, chosen.batch_dim or 0, loaders, gradients, call, namespace, report)
+            stack.enter_context(rows)
+        if chosen.local_batchnorm:
+            report.say("BatchNorm is over each rank's own rows (--local-batchnorm): results differ from those of one process.")
         yield
+    splitter.disturb()
     report.details.update(details(splitter))
 
 

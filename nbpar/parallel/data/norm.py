@@ -13,7 +13,7 @@ from torch.autograd import Function
 from nbpar.parallel.data import context
 from nbpar.parallel.data.border import SumRanks
 from nbpar.parallel.data.context import Call
-from nbpar.parallel.data.ranks import values
+from nbpar.parallel.data.ranks import to_list
 
 
 def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -31,6 +31,8 @@ def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         cudnn: bool,
     ) -> Tensor:
         call = context.running
+        if call is not None and training and call.local_batchnorm and running_mean is not None and running_var is not None:
+            call.statistics[id(running_mean)] = running_mean, running_var
         if call is None or not training or call.local_batchnorm:
             return original(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn)
         call.meet()
@@ -46,6 +48,19 @@ def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return batch_norm
 
 
+def even_out(call: Call) -> None:
+    """After BatchNorm over each rank's own rows: running statistics become the row-weighted mean of the ranks'."""
+    tensors = [tensor for pair in call.statistics.values() for tensor in pair]
+    if not tensors:
+        return
+    with torch.no_grad():
+        flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors]) * call.share.weight
+        call.ranks.all_reduce(flat, "inside")
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+    call.statistics.clear()
+
+
 def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
     """Mean, biased variance and number of values of each channel over all ranks; combined as Chan et al. (1979) do."""
     dims = [dim for dim in range(input.dim()) if dim != 1]
@@ -58,7 +73,7 @@ def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
     own = torch.cat([precise.new_tensor([count]), mean, var])[None]
     every = call.ranks.gather(own, (1,) * call.ranks.size, "inside").double()
     counts, means, variances = every[:, :1], *every[:, 1:].chunk(2, dim=1)
-    total = values(counts.sum())
+    total = to_list(counts.sum())
     mean_all = (counts * means).sum(0) / total
     var_all = (counts * (variances + (means - mean_all) ** 2)).sum(0) / total
     return mean_all.to(mean.dtype), var_all.to(var.dtype), total

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nbpar.parallel.data.layouts import How, Layout
+from nbpar.parallel.data.pace import Pace
 from nbpar.parallel.data.state import Place
 
 MOST_CANDIDATES = 8
@@ -69,6 +70,7 @@ class Knowledge:
 
     plans: dict[Any, Plan | Refusal] = field(default_factory=dict)
     surprises: dict[Any, int] = field(default_factory=dict)
+    paces: dict[Any, Pace] = field(default_factory=dict)
 
 
 def kind(flat: Sequence[Any], training: bool, size: int, batch_dim: int | None) -> Any:

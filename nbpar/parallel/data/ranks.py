@@ -14,7 +14,8 @@ MEETING = 1  # the word of a rank that is inside a call; the end of a call has l
 
 
 # What Python reads inside a call is watched (context.read); what this package reads there is not.
-values = torch._C.TensorBase.tolist
+to_list = torch._C.TensorBase.tolist
+gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
 class Ranks:
@@ -57,7 +58,7 @@ class Ranks:
             rows = padded
         self._count(name, rows)
         out = rows.new_empty((most * self.size, *rows.shape[1:]))
-        dist.all_gather_into_tensor(out, rows)
+        gather_single(out, rows)
         if min(sizes) != most:
             out = torch.cat([out[rank * most : rank * most + count] for rank, count in enumerate(sizes)])
         return out.bool() if as_bytes else out
@@ -75,7 +76,7 @@ class Ranks:
         first, second = words or (MEETING, 0)
         said = torch.tensor([int(ok), first, -first, second, -second])
         dist.all_reduce(said, op=dist.ReduceOp.MIN)
-        good, *pairs = values(said)
+        good, *pairs = to_list(said)
         return bool(good), [pairs[0] == -pairs[1], pairs[2] == -pairs[3]]
 
     def largest(self, values: Sequence[float]) -> list[float]:
@@ -83,4 +84,4 @@ class Ranks:
         self.counts["agreement"] += 1
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return values(tensor)
+        return to_list(tensor)

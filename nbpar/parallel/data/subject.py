@@ -24,6 +24,10 @@ class Subject:
         self.place = {id(parameter): at for at, parameter in enumerate(self.parameters)}
 
     @property
+    def training(self) -> bool:
+        return self.module is not None and self.module.training
+
+    @property
     def name(self) -> str:
         return type(self.module).__name__ if self.module is not None else getattr(self.key, "__name__", "function")
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from nbpar.errors import CollectiveMismatch
 
+from .home import empty
+
 _SWEEP = 64  # unfinished sends kept before the finished ones are looked for
 
 
@@ -108,7 +110,9 @@ def _bytes(value: Tensor) -> Tensor:
 
 def _shaped(data: Tensor, like: Tensor) -> Tensor:
     whole = data.view(like.dtype).view(like.shape)
-    strided = torch.empty_like(like.detach(), device=data.device, requires_grad=False)
+    if like.is_contiguous():
+        return whole
+    strided = empty(like.shape, like.stride(), like.dtype, data.device)
     return whole if strided.stride() == whole.stride() else strided.copy_(whole)
 
 

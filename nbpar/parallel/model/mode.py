@@ -46,7 +46,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
             error = raised
             if callable(tell := options.get("failed")):
                 tell(error)
-        if error is None or isinstance(error, Exception) and not isinstance(error, PeerFailed):
+        if error is None or (isinstance(error, Exception) and not isinstance(error, PeerFailed)):
             _meet(session, error)
             _finish(session, report, error)
         if error is not None:

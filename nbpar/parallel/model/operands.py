@@ -14,12 +14,26 @@ from nbpar.errors import Unsupported
 from .home import give
 from .transfer import bring
 
+_PLAIN = (int, float, str, bool, type(None), torch.dtype, torch.device, slice, type(...))
 MASKS = (torch.bool, torch.uint8)
 _NUMBERS = ("alpha", "beta", "value", "fill_value")
 
 
 def tensors(thing: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(thing)[0] if isinstance(leaf, Tensor)]
+    """The tensors among arguments, lists and dicts; the few other containers go by pytree, which is slower."""
+    found: list[Tensor] = []
+    todo = [thing]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif type(item) in (tuple, list):
+            todo.extend(reversed(item))
+        elif type(item) is dict:
+            todo.extend(reversed(item.values()))
+        elif not isinstance(item, _PLAIN):
+            found.extend(leaf for leaf in tree_flatten(item)[0] if isinstance(leaf, Tensor))
+    return found
 
 
 def own(result: Any, rank: int, name: str = "", changes: bool = True) -> Any:

@@ -17,6 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from . import table
 from .draws import drawn_within, redraw, redraw_within
+from .home import empty
 from .pure import CONSTANTS, Impure, check_attributes
 from .remote import Result
 
@@ -80,7 +81,7 @@ class Guard(TorchDispatchMode):
 
 
 def _spec(value: Any) -> Any:
-    return torch.empty_like(value.detach(), device="meta", requires_grad=False) if isinstance(value, Tensor) else value
+    return empty(value.shape, value.stride(), value.dtype) if isinstance(value, Tensor) else value
 
 
 def probe(module: nn.Module, leaves: Sequence[Any], tree: TreeSpec) -> Outline:

@@ -20,13 +20,14 @@ Source = tuple[Any, str]  # a dict of globals or a cell, and a name in it
 
 CONSTANTS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, torch.memory_format)
 _MODULES = {"torch", "math", "cmath", "numpy", "operator", "functools", "itertools", "typing", "einops", "random"}
-_BUILTINS = frozenset(
-    """
-    abs all any bool bytes classmethod complex dict divmod enumerate filter float frozenset getattr hasattr int isinstance
-    issubclass len list map max min object pow property range repr reversed round set slice sorted staticmethod str sum
-    super tuple type zip
-    """.split()
-)
+# fmt: off
+_BUILTINS = {
+    "abs", "all", "any", "bool", "bytes", "classmethod", "complex", "dict", "divmod", "enumerate", "filter", "float",
+    "frozenset", "getattr", "hasattr", "int", "isinstance", "issubclass", "len", "list", "map", "max", "min",
+    "object", "pow", "property", "range", "repr", "reversed", "round", "set", "slice", "sorted", "staticmethod",
+    "str", "sum", "super", "tuple", "type", "zip",
+}
+# fmt: on
 _MODULE_FIELDS = frozenset(nn.Module().__dict__)
 _WRITES = {"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_NAME"}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from nbpar.errors import Unsupported
 
 from .channel import channel
-from .home import give, remote
+from .home import give
 from .operands import own, tensors
 from .transfer import Inner
 
@@ -42,20 +43,51 @@ class Result:
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
 
 
+class _Pass:
+    accumulating = False
+
+
+@contextmanager
+def accumulating() -> Iterator[None]:
+    """A backward pass that adds to `.grad` of every leaf that it reaches."""
+    before, _Pass.accumulating = _Pass.accumulating, True
+    try:
+        yield
+    finally:
+        _Pass.accumulating = before
+
+
 class Step(Inner):
     """A remote result. Its edges are exactly the owner's, so that gradients travel in the same order on both sides."""
 
     @staticmethod
     def forward(ctx: Any, result: Result, rank: int, *inputs: Tensor) -> Tensor:
         ctx.rank = rank
-        ctx.grads = [torch.empty_like(value.detach(), device="meta") if value.requires_grad else None for value in inputs]
+        ctx.inputs = [_Input.of(value) if value.requires_grad else None for value in inputs]
         return give(result.empty(), rank)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise Unsupported(NO_SECOND_DERIVATIVE)
-        return None, None, *[None if like is None else remote(like, ctx.rank) for like in ctx.grads]
+        return None, None, *[None if one is None else one.gradient(ctx.rank) for one in ctx.inputs]
+
+
+@dataclass(frozen=True)
+class _Input:
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    leaf: Tensor | None
+
+    @classmethod
+    def of(cls, value: Tensor) -> _Input:
+        return cls(tuple(value.shape), value.dtype, value if value.is_leaf else None)
+
+    def gradient(self, rank: int) -> Tensor | None:
+        """None where a leaf has one already: a sum on meta says nothing new, and is dear."""
+        if _Pass.accumulating and self.leaf is not None and self.leaf.grad is not None:
+            return None
+        return give(torch.empty(self.shape, dtype=self.dtype, device="meta"), rank)
 
 
 NO_SECOND_DERIVATIVE = (

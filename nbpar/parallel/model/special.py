@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from . import table
 from .channel import channel
 from .home import give, owner, wrote
 from .operands import on_all_ranks, own
+from .remote import accumulating
 from .transfer import bring, forget
 
 Function = Callable[..., Any]
@@ -124,8 +125,10 @@ def backward(function: Function, args: Any, kwargs: Any) -> Any:
         rest[0] = bring(rest[0], owner(loss))
     elif kwargs.get("gradient") is not None:
         kwargs = {**kwargs, "gradient": bring(kwargs["gradient"], owner(loss))}
+    whole = kwargs.get("inputs") is None and len(rest) < 4
     try:
-        return function(loss, *rest, **kwargs)
+        with accumulating() if whole else nullcontext():
+            return function(loss, *rest, **kwargs)
     finally:
         forget()
 

@@ -80,27 +80,28 @@ CHANGES = {"batch_norm": (1, 2), "instance_norm": (1, 2), "embedding": (1,), "em
 
 # Computes tensors from tensors; shapes depend on shapes alone. In place by the usual marks in the name.
 PLAIN = _names("""
-    clone __deepcopy__ _is_all_true _is_any_true __add__ __and__ __div__ __eq__ __floordiv__ __ge__ __getitem__ __gt__ __iadd__ __iand__
-    __idiv__ __ifloordiv__ __ilshift__ __imod__ __imul__ __invert__ __ior__ __irshift__ __isub__ __iter__ __ixor__
-    __le__ __lshift__ __lt__ __matmul__ __mod__ __mul__ __ne__ __neg__ __or__ __pow__ __radd__ __rand__ __rdiv__
-    __rfloordiv__ __rlshift__ __rmatmul__ __rmod__ __rmul__ __ror__ __rpow__ __rrshift__ __rshift__ __rsub__ __rxor__
-    __setitem__ __sub__ __truediv__ __xor__ _autocast_to_full_precision _autocast_to_reduced_precision _threshold
-    _weight_norm _weight_norm_interface abs abs_ absolute absolute_ acos acos_ acosh acosh_ adaptive_avg_pool1d
-    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool1d_with_indices adaptive_max_pool2d
-    adaptive_max_pool2d_with_indices adaptive_max_pool3d adaptive_max_pool3d_with_indices add add_ addbmm addbmm_
-    addcdiv addcdiv_ addcmul addcmul_ addmm addmm_ addmv addmv_ addr addr_ adjoint affine_grid affine_grid_generator
-    alias_copy all amax amin aminmax angle any arccos arccos_ arccosh arccosh_ arcsin arcsin_ arcsinh arcsinh_ arctan
-    arctan2 arctan2_ arctan_ arctanh arctanh_ argmax argmin argsort as_strided as_strided_copy as_strided_scatter asin
-    asin_ asinh asinh_ atan atan2 atan2_ atan_ atanh atanh_ atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d
-    avg_pool3d baddbmm baddbmm_ batch_norm bilinear binary_cross_entropy binary_cross_entropy_with_logits bitwise_and
-    bitwise_and_ bitwise_left_shift bitwise_left_shift_ bitwise_not bitwise_not_ bitwise_or bitwise_or_
-    bitwise_right_shift bitwise_right_shift_ bitwise_xor bitwise_xor_ block_diag bmm broadcast_tensors broadcast_to
-    bucketize cartesian_prod cat cdist ceil ceil_ celu celu_ chain_matmul channel_shuffle cholesky cholesky_inverse
-    cholesky_solve chunk clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clip clip_ column_stack complex concat
-    concatenate conj conj_physical conj_physical_ constant_ constant_pad_nd contiguous conv1d conv2d conv3d conv_tbc
-    conv_transpose1d conv_transpose2d conv_transpose3d convolution copy_ copysign copysign_ cos cos_ cosh cosh_
-    cosine_embedding_loss cosine_similarity count_nonzero cross cross_entropy cummax cummin cumprod cumprod_ cumsum
-    cumsum_ cumulative_trapezoid deg2rad deg2rad_ det detach detach_ detach_copy diag diag_embed diagflat diagonal
+    clone __deepcopy__ _is_all_true _is_any_true __add__ __and__ __div__ __eq__ __floordiv__ __ge__ __getitem__ __gt__
+    __iadd__ __iand__ __idiv__ __ifloordiv__ __ilshift__ __imod__ __imul__ __invert__ __ior__ __irshift__ __isub__
+    __iter__ __ixor__ __le__ __lshift__ __lt__ __matmul__ __mod__ __mul__ __ne__ __neg__ __or__ __pow__ __radd__
+    __rand__ __rdiv__ __rfloordiv__ __rlshift__ __rmatmul__ __rmod__ __rmul__ __ror__ __rpow__ __rrshift__ __rshift__
+    __rsub__ __rxor__ __setitem__ __sub__ __truediv__ __xor__ _autocast_to_full_precision
+    _autocast_to_reduced_precision _threshold _weight_norm _weight_norm_interface abs abs_ absolute absolute_ acos
+    acos_ acosh acosh_ adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool1d_with_indices adaptive_max_pool2d adaptive_max_pool2d_with_indices adaptive_max_pool3d
+    adaptive_max_pool3d_with_indices add add_ addbmm addbmm_ addcdiv addcdiv_ addcmul addcmul_ addmm addmm_ addmv
+    addmv_ addr addr_ adjoint affine_grid affine_grid_generator alias_copy all amax amin aminmax angle any arccos
+    arccos_ arccosh arccosh_ arcsin arcsin_ arcsinh arcsinh_ arctan arctan2 arctan2_ arctan_ arctanh arctanh_ argmax
+    argmin argsort as_strided as_strided_copy as_strided_scatter asin asin_ asinh asinh_ atan atan2 atan2_ atan_ atanh
+    atanh_ atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d avg_pool3d baddbmm baddbmm_ batch_norm bilinear
+    binary_cross_entropy binary_cross_entropy_with_logits bitwise_and bitwise_and_ bitwise_left_shift
+    bitwise_left_shift_ bitwise_not bitwise_not_ bitwise_or bitwise_or_ bitwise_right_shift bitwise_right_shift_
+    bitwise_xor bitwise_xor_ block_diag bmm broadcast_tensors broadcast_to bucketize cartesian_prod cat cdist ceil
+    ceil_ celu celu_ chain_matmul channel_shuffle cholesky cholesky_inverse cholesky_solve chunk clamp clamp_
+    clamp_max clamp_max_ clamp_min clamp_min_ clip clip_ column_stack complex concat concatenate conj conj_physical
+    conj_physical_ constant_ constant_pad_nd contiguous conv1d conv2d conv3d conv_tbc conv_transpose1d
+    conv_transpose2d conv_transpose3d convolution copy_ copysign copysign_ cos cos_ cosh cosh_ cosine_embedding_loss
+    cosine_similarity count_nonzero cross cross_entropy cummax cummin cumprod cumprod_ cumsum cumsum_
+    cumulative_trapezoid deg2rad deg2rad_ det detach detach_ detach_copy diag diag_embed diagflat diagonal
     diagonal_copy diagonal_scatter diff digamma digamma_ dirac_ dist div div_ divide divide_ dot dsplit dstack einsum
     elu elu_ embedding embedding_bag eq eq_ erf erf_ erfc erfc_ erfinv erfinv_ exp exp2 exp2_ exp_ expand expand_as
     expand_copy expm1 expm1_ eye_ fft_fft fft_fft2 fft_fftn fft_fftshift fft_hfft fft_hfft2 fft_hfftn fft_ifft
