@@ -20,7 +20,7 @@ from nbpar.errors import Unsupported
 
 from . import special, table
 from .channel import channel
-from .draws import drawn_within, is_packed, redraw, redraw_within
+from .draws import drawn_within, draws_nothing, is_packed, redraw, redraw_within
 from .home import owner, pinned, wrote
 from .operands import own, plain_number, plain_slices, tensors
 from .remote import tell_size
@@ -154,7 +154,7 @@ def _place(call: Call, changes: bool) -> int | None:
 
 
 def _draw(call: Call, kind: str) -> None:
-    if kind == "draw":
+    if kind == "draw" and not draws_nothing(call.name, call.args, call.kwargs):
         redraw(call.func, call.args, call.kwargs)
     elif kind == "draw within":
         redraw_within(drawn_within(call.name, call.args, call.kwargs))

@@ -24,6 +24,15 @@ def redraw(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         function(*tree_map(_scratch, args), **tree_map(_scratch, kwargs))
 
 
+def draws_nothing(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Dropout that is off."""
+    if "dropout" not in name:
+        return False
+    p = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+    training = kwargs.get("training", args[2] if len(args) > 2 else True)
+    return not p or not training
+
+
 def redraw_within(draws: list[tuple[Shape, float, torch.dtype]]) -> None:
     for shape, p, dtype in draws:
         torch.nn.functional.dropout(torch.ones(shape, dtype=dtype, device=channel().device), p, True)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from . import table
-from .draws import drawn_within, redraw, redraw_within
+from .draws import drawn_within, draws_nothing, redraw, redraw_within
 from .home import empty
 from .pure import CONSTANTS, Impure, check_attributes
 from .remote import Result
@@ -55,7 +55,7 @@ class Recorder(TorchFunctionMode):
             raise Impure(f"it calls {name}")
         if name == "__set__":
             raise Impure("it sets an attribute of a tensor")
-        if name in table.DRAW:
+        if name in table.DRAW and not draws_nothing(name, args, kwargs):
             spec_args, spec_kwargs = tree_map(_spec, (args, kwargs))
             self.draws.append(lambda: redraw(func, spec_args, spec_kwargs))
         elif name in table.DRAW_WITHIN and (draws := drawn_within(name, args, kwargs)):

@@ -44,17 +44,19 @@ class Result:
 
 
 class _Pass:
-    accumulating = False
+    """The backward pass that runs: the leaves that have their gradient on meta already, or None if nobody may leave one out."""
+
+    given: set[int] | None = None
 
 
 @contextmanager
 def accumulating() -> Iterator[None]:
     """A backward pass that adds to `.grad` of every leaf that it reaches."""
-    before, _Pass.accumulating = _Pass.accumulating, True
+    before, _Pass.given = _Pass.given, set()
     try:
         yield
     finally:
-        _Pass.accumulating = before
+        _Pass.given = before
 
 
 class Step(Inner):
@@ -85,8 +87,10 @@ class _Input:
 
     def gradient(self, rank: int) -> Tensor | None:
         """None where a leaf has one already: a sum on meta says nothing new, and is dear."""
-        if _Pass.accumulating and self.leaf is not None and self.leaf.grad is not None:
-            return None
+        if self.leaf is not None and _Pass.given is not None:
+            if self.leaf.grad is not None or id(self.leaf) in _Pass.given:
+                return None
+            _Pass.given.add(id(self.leaf))
         return give(torch.empty(self.shape, dtype=self.dtype, device="meta"), rank)
 
 

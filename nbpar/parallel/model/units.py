@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +25,7 @@ from .transfer import bring
 
 _SECOND_DERIVATIVES = frozenset({"create_graph", "hessian", "jacobian", "hvp", "vhp", "saved_tensors_hooks"})
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_NOT_THE_CELL = frozenset({"torch", "nbpar", "IPython", "ipykernel", "runpy", "threading"})
 NOT_ONE_STEP = object()
 
 
@@ -116,16 +117,16 @@ class Units:
 
     def _wants_second_derivatives(self) -> bool:
         """Whether a function on the stack asks for derivatives of derivatives, which steps do not have."""
-        frame = sys._getframe(2)
-        found = False
+        frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             code = frame.f_code
             if code not in self._codes:
-                inside = frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "nbpar", "IPython", "ipykernel")
+                inside = frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_CELL
                 self._codes[code] = not inside and mentions(code, _SECOND_DERIVATIVES)
-            found = found or self._codes[code]
-            frame = frame.f_back  # type: ignore[assignment]
-        return found
+            if self._codes[code]:
+                return True
+            frame = frame.f_back
+        return False
 
 
 @contextmanager
