@@ -89,6 +89,7 @@ class Rank:
         from mpi4py import MPI
 
         from nbpar import comm, parallel
+        from nbpar.comm import patient
         from nbpar.ranks.progress import Progress
         from nbpar.ranks.shell import make_shell
         from nbpar.ranks.steps import Steps
@@ -100,6 +101,7 @@ class Rank:
         device = prepare_device()
         if world.size == int(os.environ["NBPAR_SIZE"]):
             comm.join(world, os.environ["NBPAR_BACKEND"])
+            patient.install()
         self.comm, self.parallel = comm, parallel
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
@@ -172,7 +174,7 @@ class Rank:
             failure, report = self._in_mode(task)
         seconds = time.perf_counter() - begin
         phases, pulse = self.progress.phases.columns(), self.progress.end()
-        traffic = self.comm.trace.columns() if self.comm.trace.summary().calls else None
+        traffic = self.comm.trace.columns()
         states = {}
         if task.lockstep:
             now = self.random.capture()

@@ -15,6 +15,8 @@ from tests.notebook import Notebook
     [
         "while True: pass",
         "time.sleep(1000)",
+        "!sleep 1000",
+        "from mpi4py import MPI; MPI.COMM_WORLD.recv()",
         "if dist.get_rank(): time.sleep(1000)\ndist.all_reduce(torch.ones(3))",
         "if not dist.get_rank(): dist.recv(torch.ones(3), 1)\nwhile True: torch.ones(1000, 1000) @ torch.ones(1000, 1000)",
     ],
