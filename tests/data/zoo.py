@@ -710,3 +710,73 @@ for step, (x, target) in enumerate(loader):
         opt.zero_grad()
 """, options={"loss": "local"}, split=False, ignore=LOCAL,
 )  # fmt: skip
+
+# Outputs so large that they are gathered only when they are looked at
+LARGE = """
+losses, hits, kept = [], 0, []
+ids = [torch.randint(0, 2000, (13, 9)) for _ in range(5)]
+class Large(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e, self.d = nn.Embedding(2000, 8), nn.Linear(8, 2000)
+
+    def forward(self, ids):
+        return self.d(torch.tanh(self.e(ids)))
+
+model = Large()
+"""
+cell(
+    "large logits, only the loss", LARGE + SGD,
+    """
+for x in ids:
+    logits = model(x[:, :-1])
+    target = x[:, 1:].clone()
+    target[:5, :3] = -100
+    loss = F.cross_entropy(logits.view(-1, logits.size(-1)), target.reshape(-1), label_smoothing=0.1)
+    loss = loss + 0.1 * F.cross_entropy(logits[:, :-1].reshape(-1, 2000), target[:, 1:].reshape(-1), reduction="sum")
+    loss = loss + nn.CrossEntropyLoss(reduction="none")(logits.float().transpose(1, 2), target).double().std() * 0.01
+    hits += (logits.argmax(-1) == target).sum().item()
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    losses.append(loss.item())
+""",
+)  # fmt: skip
+cell(
+    "large logits, looked at", LARGE + SGD,
+    """
+for step, x in enumerate(ids):
+    logits = model(x[:, :-1])
+    flat = logits.view(-1, 2000)
+    loss = F.cross_entropy(flat, x[:, 1:].reshape(-1)) + 0.01 * (logits ** 2).mean() + 0.01 * flat.softmax(-1).std()
+    if step == 2:
+        logits = logits.detach().clone()
+        logits[:, 0] = 0.0
+        kept.append(flat)
+        print(float(flat.sum()), logits.shape)
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    losses.append(loss.item())
+    if step > 2:
+        kept.append(logits)
+""",
+)  # fmt: skip
+cell(
+    "large activations from one module into the next", """
+losses = []
+x = torch.randn(13, 100)
+a = nn.Sequential(nn.Linear(100, 12000), nn.Tanh())
+b = nn.Sequential(nn.Linear(12000, 3), nn.Dropout(0.1))
+opt = torch.optim.SGD([*a.parameters(), *b.parameters()], 0.01, momentum=0.9)
+""",
+    """
+for step in range(5):
+    h = a(x)
+    loss = b(h).pow(2).mean() + (0.1 * h.pow(2).mean() if step == 3 else 0.0)
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    losses.append(loss.item())
+""",
+)  # fmt: skip

@@ -17,6 +17,7 @@ from nbpar.parallel.data.border import Enter
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.layouts import Layout
+from nbpar.parallel.data.lazy import AHEAD_OF_DATA, ROWS_FIRST, Through, unsettled
 from nbpar.parallel.data.subject import Subject
 
 
@@ -84,7 +85,12 @@ def enter(flat: Sequence[Any], cuts: Sequence[tuple[int, Layout]], call: Call) -
     for at, layout in cuts:
         key = (id(flat[at]), layout)
         if key not in done:
-            done[key] = Enter.apply(flat[at], layout, call)
+            rows = unsettled(flat[at])
+            if rows is not None and layout == ROWS_FIRST and rows.call.share == call.share:
+                done[key] = Through.apply(rows.local, rows.call)
+                setattr(flat[at], AHEAD_OF_DATA, True)
+            else:
+                done[key] = Enter.apply(flat[at], layout, call)
         entered[at] = done[key]
     return entered
 

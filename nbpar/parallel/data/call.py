@@ -21,7 +21,8 @@ from nbpar.parallel.data.check import check, loose, refused_before, still
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.draws import Streams, Unlike, Whole, moved
 from nbpar.parallel.data.gradients import Gradients
-from nbpar.parallel.data.layouts import Layout, Share, same
+from nbpar.parallel.data.layouts import How, Layout, Share, same
+from nbpar.parallel.data.lazy import Lazy, Rows
 from nbpar.parallel.data.pace import Pace
 from nbpar.parallel.data.plan import Knowledge, Plan, Refusal, kind
 from nbpar.parallel.data.subject import Subject
@@ -39,6 +40,7 @@ class Splitter:
 
     gradients: Gradients
     report: Report
+    lazy: Lazy
     batch_dim: int | None = None
     local_batchnorm: bool = False
     checks: int = 0
@@ -141,16 +143,19 @@ class Splitter:
     def check(self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None) -> Plan | Refusal:
         subject.refresh()
         self.checks += 1
-        with self.checking():
+        with self.checking(flat):
             return check(subject, flat, spec, batch_dim, self.gradients)
 
     def still(self, subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan) -> bool:
-        with self.checking():
+        with self.checking(flat):
             return still(subject, flat, spec, plan, self.gradients)
 
     @contextmanager
-    def checking(self) -> Iterator[None]:
+    def checking(self, flat: Sequence[Any]) -> Iterator[None]:
         began = time.perf_counter()
+        for value in flat:
+            if isinstance(value, Rows):
+                value.settle()
         try:
             yield
         finally:
@@ -210,11 +215,14 @@ class Splitter:
         plan.verified = True
         return Done(tree_unflatten(outputs, plan.spec))
 
+    def leave(self, local: Tensor, how: How, call: Call) -> Tensor:
+        return self.lazy.leave(local, how, call) if isinstance(how, Layout) else leave(local, how, call)
+
     def reference(self, subject: Subject, flat: Sequence[Any], spec: Any, kept: Any, streams: Any) -> Any:
         """Outputs and state of one whole call, without a trace of it."""
         args, kwargs = tree_unflatten([value.detach().clone() if isinstance(value, Tensor) else value for value in flat], spec)
         try:
-            with self.checking(), torch.no_grad(), context.inside(None), subject.untouched():
+            with self.checking(flat), torch.no_grad(), context.inside(None), subject.untouched():
                 outputs, _ = tree_flatten(subject.run(*args, **kwargs))
             changes = {place: value.detach().clone() for place, value in kept.changes().items()}
             return outputs, changes

@@ -18,12 +18,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from nbpar.errors import Unsupported
 from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.ranks import Ranks
 
 BUCKET = 32 << 20  # bytes in one collective
 ALONE = 4 << 20  # a gradient of this many bytes is reduced where it is, without a copy
+ENTRANCES = ("EnterBackward", "ThroughBackward")  # nodes behind which another call, or none, begins
+AHEAD_OF_DATA = "_nbpar_ahead"  # an attribute of tensors that others were made from before they had data
+TOO_LATE = "The gradient of a model's large output is asked for after its loss was made. Take a copy: `logits = model(x).clone()`."
 OUTSIDE = "nbpar: made outside a split call"
 
 
@@ -82,6 +86,8 @@ class Gradients:
 
     def _run(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         create, inputs = args[3], args[4]
+        if any(hasattr(given, AHEAD_OF_DATA) for given in inputs):
+            raise Unsupported(TOO_LATE)
         now = self.now = Pass(kwargs.get("accumulate_grad", False))
         try:
             results = original(*args, **kwargs)
@@ -262,7 +268,7 @@ def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any]
             leaves.append(variable)
         elif node._sequence_nr() < start:
             outside.append(node)
-        elif (name := node.name()) != "EnterBackward":
+        elif (name := node.name()) not in ENTRANCES:
             hidden |= name == "CheckpointFunctionBackward"
             for following, _ in node.next_functions:
                 if following is not None and following not in seen:

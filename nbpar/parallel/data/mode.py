@@ -18,6 +18,7 @@ from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.draws import READS
 from nbpar.parallel.data.central import updated_on_root
 from nbpar.parallel.data.gradients import Gradients
+from nbpar.parallel.data.lazy import Lazy
 from nbpar.parallel.data.local import LocalGradients, call_of_cell, cell_of_rows
 from nbpar.parallel.data.ranks import Ranks
 from nbpar.parallel.files import written_once
@@ -57,7 +58,8 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     central = chosen.aggregate == "central"
     gradients = LocalGradients(ranks, central, lambda: call.share.weight) if local else Gradients(ranks, central)
     call = call_of_cell(ranks, gradients, chosen.local_batchnorm)
-    splitter = Splitter(gradients, report, chosen.batch_dim, chosen.local_batchnorm)
+    lazy = Lazy(ranks)
+    splitter = Splitter(gradients, report, lazy, chosen.batch_dim, chosen.local_batchnorm)
     with ExitStack() as stack:
         stack.enter_context(written_once(ranks.rank))
         stack.enter_context(gradients.installed())
@@ -71,7 +73,12 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
             stack.enter_context(rows)
         if chosen.local_batchnorm:
             report.say("BatchNorm is over each rank's own rows (--local-batchnorm): results differ from those of one process.")
-        yield
+        stack.enter_context(patched(api, "asked", lambda none: lazy.ask))
+        try:
+            yield
+            lazy.gather_all()
+        finally:
+            lazy.over = True
     splitter.disturb()
     report.details.update(details(splitter))
 
