@@ -84,8 +84,7 @@ class Last:
     @property
     def figures(self) -> dict[str, Any]:
         """seconds, ranks, shares of time, calls and bytes, in one dict of plain numbers."""
-        begin, end = self.timeline.start, max(self.timeline.end.values())
-        shares = self.timeline.shares(begin, end)
+        shares = self.timeline.shares(self.timeline.start, max(self.timeline.end.values(), default=0.0))
         return {
             "seconds": self.record.seconds,
             "ranks": len(self.record.replies),
@@ -128,7 +127,7 @@ class Last:
         return Section("live", "Ranks: phase, progress, memory, traffic", (self.live.grid(),), {})
 
     def _timeline(self) -> Section | None:
-        if not self.timeline.phases and not len(self.traffic):
+        if not any(len(columns["phase"]) for columns in self.timeline.phases.values()) and not len(self.traffic):
             return None
         grid = self.timeline.grid()
         return Section("timeline", "Timeline: what each rank did when (measured)", (grid,), self.timeline.state())

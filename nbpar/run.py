@@ -191,7 +191,7 @@ def remember(world: World, record: Record, watch: Watch | None) -> None:
         watch.live.finish({rank: reply.failure is not None for rank, reply in replies.items()})
     last = keep(Last(record, watch.live if watch else None, lambda: plan_of(world, cell, replies)))
     try:
-        if watch is not None and replies:
+        if watch is not None:
             watch.end(last)
     except Exception as error:
         show.note(f"the panels could not be drawn ({type(error).__name__}: {error}); the cell's results are not affected.")

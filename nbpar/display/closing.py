@@ -31,7 +31,9 @@ def reply_details(record: Record) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """'3.2 ms', '1.84 s', '2 min 05 s'."""
+    """'80 µs', '3.2 ms', '1.84 s', '2 min 05 s'."""
+    if 0 < seconds < 0.0001:
+        return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 60:

@@ -76,13 +76,12 @@ class Choice:
 
 def split_section(plan: Plan, *, opened: bool = True) -> Section:
     grids = split.split(plan)
-    return Section("split", grids[0].title, tuple(grids), opened=opened)
+    return Section("split", "Split: which rank holds which layers and rows", tuple(grids), opened=opened)
 
 
 def of_plan(plan: Plan) -> Panels:
     """A plan alone: split, memory and what-if."""
-    memory = split.memory(plan)
-    sections = [split_section(plan), Section("memory", memory.title, (memory,))]
+    sections = [split_section(plan), Section("memory", "Memory: what a rank needs (predicted)", (split.memory(plan),))]
     if plan.figures.rows:
         grid, state = whatif.predicted(plan)
         sections.append(Section("what-if", "What if? Other ranks, meshes, micro-batches and schedules (predicted)", (grid,), state))

@@ -30,12 +30,14 @@ class Held:
     parameters: int
     bytes: int
     count: int = 1
+    kind: str = ""
 
 
 def split(plan: Plan) -> list[Grid]:
     """What a plan says about who holds what, the first grid the most telling one."""
     held = [
-        Held(layer.name, plan.ranks_of(k), layer.parameters, layer.weights + layer.buffers) for k, layer in enumerate(plan.layers)
+        Held(layer.name, plan.ranks_of(k), layer.parameters, layer.weights + layer.buffers, kind=layer.kind)
+        for k, layer in enumerate(plan.layers)
     ]
     grids = [layers(held, plan.mesh.size, _axes(plan))]
     if plan.figures.rows:
@@ -68,7 +70,7 @@ def layers(held: Sequence[Held], ranks: int, how: str) -> Grid:
         tuple(row.name + (f" ({row.count} layers)" if row.count > 1 else "") for row in shown),
         tuple(map(str, range(ranks))),
         cells,
-        tuple(f"{number(row.parameters)} parameters, {size_of(row.bytes)}" for row in shown),
+        tuple(f"{row.kind}{', ' if row.kind else ''}{number(row.parameters)} parameters, {size_of(row.bytes)}" for row in shown),
     )
 
 

@@ -23,7 +23,7 @@ def table(grid: Grid) -> str:
     head = "".join(f'<th colspan="{count}" scope="col" style="{PLAIN}">{escape(name)}</th>' for count, name in heads(grid))
     aside = f'<th style="{LEFT}"></th>' if any(grid.notes) else ""
     body = "".join(_row(grid, number) for number in range(len(grid.rows)))
-    caption = f'<caption style="text-align:left;caption-side:top;font-weight:bold">{escape(grid.title)}</caption>'
+    caption = f'<caption style="text-align:left;caption-side:top;font-weight:bold;white-space:nowrap;width:0">{escape(grid.title)}</caption>'
     below = [f"{_key(look.glyph, look.paint, look.ink)} {escape(look.words)}" for look in grid.legend]
     lines = [" &nbsp; ".join(below), *map(escape, grid.footer.splitlines())]
     after = "".join(f'<div style="{SMALL}">{line}</div>' for line in lines if line)

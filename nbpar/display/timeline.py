@@ -37,7 +37,7 @@ class Timeline:
 
     @property
     def start(self) -> float:
-        return min(self.begin.values())
+        return min(self.begin.values(), default=0.0)
 
     def steps(self) -> list[tuple[float, float]]:
         """(start, end) of each training step: from one optimiser step of the first rank to the next. At least one."""

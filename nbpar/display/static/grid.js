@@ -1,5 +1,7 @@
 // A grid as a table. Small helpers that the other drawings use.
 
+let names = 0; // ids given so far
+
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -57,12 +59,18 @@ function drawGrid(grid, palette) {
     if (noted) line.append(element("td", { class: "nbpar-note", text: grid.notes[row] ?? "" }));
     body.append(line);
   });
-  const caption = element("caption", { text: grid.title });
-  const scroller = element("div", { class: "nbpar-scroll" }, element("table", {}, caption, element("thead", {}, top), body));
+  const scroller = titled(grid.title, element("thead", {}, top), body);
   const parts = [scroller];
   if (grid.legend.length) parts.push(drawLegend(grid.legend));
   for (const line of grid.footer.split("\n")) if (line) parts.push(element("div", { class: "nbpar-footer", text: line }));
   return element("div", { class: "nbpar-grid" }, ...parts);
+}
+
+// A table under its title. Not a <caption>: that would make the table as wide as the title is long.
+function titled(title, ...parts) {
+  const id = `nbpar-title-${++names}`;
+  const head = element("div", { id, class: "nbpar-title", text: title });
+  return element("div", { class: "nbpar-scroll" }, head, element("table", { "aria-labelledby": id }, ...parts));
 }
 
 function drawLegend(entries) {
@@ -89,7 +97,6 @@ function seconds(micro) {
   return micro < 1e6 ? `${(micro / 1e3).toFixed(1)} ms` : `${(micro / 1e6).toFixed(2)} s`;
 }
 
-let names = 0;
 // A slider with its name and, after it, what it stands at.
 function slider(name, largest, value, words, changed) {
   const id = `nbpar-control-${++names}`;

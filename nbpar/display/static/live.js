@@ -5,9 +5,9 @@ function drawLive(model, palette) {
   const top = element("tr", {}, element("th", { scope: "col", class: "nbpar-name", text: "rank" }));
   for (const name of columns) top.append(element("th", { scope: "col", text: name }));
   const body = element("tbody");
-  const table = element("table", {}, element("caption", { text: "What each rank is doing" }), element("thead", {}, top), body);
+  const table = titled("What each rank is doing (measured)", element("thead", {}, top), body);
   const status = element("div", { class: "nbpar-footer", role: "status", "aria-live": "polite" });
-  const box = element("div", { class: "nbpar-grid nbpar-live" }, element("div", { class: "nbpar-scroll" }, table), status);
+  const box = element("div", { class: "nbpar-grid nbpar-live" }, table, status);
   const lines = [];
 
   function line(rank) {
@@ -42,7 +42,7 @@ function drawLive(model, palette) {
         cells[7].title = last;
       });
       write(status, (done ? "The cell has ended. " : "") + (summary ? `${summary[0].toUpperCase()}${summary.slice(1)}.` : ""));
-      write(table.caption, done ? "What each rank did (measured)" : "What each rank is doing (measured)");
+      write(table.firstChild, done ? "What each rank did (measured)" : "What each rank is doing (measured)");
     },
   };
 }

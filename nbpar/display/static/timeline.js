@@ -12,6 +12,7 @@ function drawTimeline(data, palette) {
   const many = slider("steps shown", count - 1, width - 1, (k) => String(k + 1), draw);
   const used = [...new Set(data.rows.flat().map((span) => span[2]))];
   const legend = drawLegend(Object.keys(palette).filter((s) => used.includes(s)).map((s) => palette[s]));
+  legend.append("(blank) other Python");
   const box = element("div", { class: "nbpar-grid nbpar-timeline" }, from.box, many.box, canvas, pointed, legend, summary);
   let shown = [];
 
