@@ -61,7 +61,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     lazy = Lazy(ranks)
     splitter = Splitter(gradients, report, lazy, chosen.batch_dim, chosen.local_batchnorm)
     with ExitStack() as stack:
-        stack.enter_context(written_once(ranks.rank))
+        stack.enter_context(written_once(ranks.rank, lambda word: ranks.objects(word)[0]))
         stack.enter_context(gradients.installed())
         if central:
             stack.enter_context(updated_on_root(ranks))
