@@ -55,7 +55,7 @@ def address(a: Array) -> int:
 
 
 class ArrayKind(kinds.Kind):
-    """The patch is (fingerprint, bytes)."""
+    """The patch is (shape, fingerprint, bytes)."""
 
     order = 0
     shares = True
@@ -68,14 +68,18 @@ class ArrayKind(kinds.Kind):
         return o.shape, o.strides, o.dtype, known
 
     def diff(self, o: Array, old: Any, port: Any = None) -> Any:
-        if old is not None and (o.shape, o.strides, o.dtype) != old[:3]:
-            return kinds.REPLACE
         plain = content(o)
         now = memory.fingerprint(address(plain), plain.nbytes)
-        return None if old is not None and now == old[3] else (now, buffer(plain))
+        if old is None or (o.shape, o.strides, o.dtype) == old[:3]:
+            return None if old is not None and now == old[3] else (o.shape, now, buffer(plain))
+        before = old[0] if len(old[0]) > 0 else (1,)
+        straight = o.flags.c_contiguous and old[1] == np.empty(before, old[2]).strides
+        return (o.shape, now, buffer(plain)) if straight and o.dtype == old[2] and o.size == np.prod(before) else kinds.REPLACE
 
     def patch(self, o: Array, p: Any) -> None:
-        data = chunk(p[1])
+        shape, _, data = p[0], p[1], chunk(p[2])
+        if o.shape != shape:
+            o.shape = shape
         plain = ordered(o) if o.base is None else o
         if plain.flags.c_contiguous and plain.flags.writeable:
             data.into(address(plain))
@@ -83,7 +87,7 @@ class ArrayKind(kinds.Kind):
             plain[...] = np.frombuffer(data.whole(), o.dtype).reshape(plain.shape)
 
     def snap_patched(self, o: Array, p: Any, port: Any = None) -> Any:
-        return o.shape, o.strides, o.dtype, p[0]
+        return o.shape, o.strides, o.dtype, p[1]
 
     def reduce(self, o: Array, pickler: Pickler) -> Any:
         storage = storage_around(pickler.port, o)
@@ -198,6 +202,8 @@ def array_kind(o: Array) -> kinds.Kind:
         return OPAQUE
     if o.dtype.hasobject:
         return OBJECTS
+    if not o.size:
+        return ARRAY
     whole = owner(o)
     if is_tensor(whole):
         return VIEW

@@ -17,6 +17,7 @@ import typing
 import uuid
 import weakref
 from collections.abc import Callable
+from pickle import PickleBuffer
 from typing import Any
 
 from cloudpickle import cloudpickle
@@ -28,7 +29,7 @@ from nbpar.values.refs import REF, KernelRef, RankRef
 
 SHORT = 128  # characters or bytes; longer constants are sent once
 
-CONSTANTS = (int, float, complex, bool, type(None), type(...), type(NotImplemented), range, slice, types.CodeType)
+CONSTANTS = (int, float, complex, bool, type(None), type(...), type(NotImplemented), range, slice, types.CodeType, PickleBuffer)
 IMMUTABLE = (
     str,
     bytes,
@@ -164,6 +165,7 @@ CHOICES: dict[type, Choice] = {
         (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet),
         kinds.StaysKind("it holds weak references"),
     ),
+    memoryview: kinds.StaysKind("it is a view of another object's memory"),
     property: kinds.Fixed(lambda o: (o.fget, o.fset, o.fdel)),
     staticmethod: kinds.Fixed(lambda o: (o.__func__,)),
     classmethod: kinds.Fixed(lambda o: (o.__func__,)),

@@ -208,6 +208,8 @@ class KernelEnd:
         for name, reason in found.failed:
             if not name:
                 self.port.notes.append(f"a change could not be made in the notebook: {reason}.")
+        anew = {id(old): new for old, new in found.replaced}
+        found.names.update({n: anew[id(v)] for n, v in persons(self.namespace).items() if id(v) in anew and n not in found.names})
         result = found.names.pop(RESULT, None)
         self.namespace.update(found.names)
         for name in deleted:

@@ -32,13 +32,16 @@ class Again(Exception):
 
 @dataclass
 class Written:
-    """What `write` made, and what the table has to learn once the other side has it."""
+    """What `write` made, and what the table has to learn once the other side has it.
+
+    lendable: indices of buffers that a reader may map. vacated: known objects that could not be patched, each with its new number.
+    """
 
     stream: bytes
     new_numbers: bytes
     buffers: list[memoryview]
     lendable: list[int]
-    vacated: list[int]
+    vacated: dict[int, int]
     names: dict[str, Any]
     new: list[Any]
     patches: dict[int, Any]
@@ -142,11 +145,17 @@ class _Writer:
             array.array("I", [number for number, _ in self.new]).tobytes(),
             self.pickler.buffers,
             self.pickler.lendable,
-            sorted(self.vacated),
+            self.sent_anew(),
             names,
             [o for _, o in self.new],
             self.patches,
         )
+
+    def sent_anew(self) -> dict[int, int]:
+        """The vacated numbers, each with the number under which its object is sent anew; 0 if it is not sent."""
+        begin = len(self.table)
+        numbers = {id(o): begin + i for i, (_, o) in enumerate(self.new)} if self.vacated else {}
+        return {number: numbers.get(id(self.table.objs[number]), 0) for number in sorted(self.vacated)}
 
     def visit(self, numbers: Iterable[int]) -> None:
         """Finds the changes of known objects, along what they held and what they hold."""
@@ -258,14 +267,16 @@ class _Writer:
 
 @dataclass
 class Read:
-    """names: with their values. patched: numbers of the objects that were changed. failed: what could not be read and why."""
+    """names: with their values. patched: numbers of the objects that were changed. failed: what could not be read and why.
+    replaced: objects that could not be changed in place, each with the new one."""
 
     names: dict[str, Any] = field(default_factory=dict)
     patched: list[int] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    replaced: list[tuple[Any, Any]] = field(default_factory=list)
 
 
-def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Sequence[int], chunks: Sequence[Chunk]) -> Read:
+def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Mapping[int, int], chunks: Sequence[Chunk]) -> Read:
     """Reads what `write` made, applies the patches and enters the new objects. What fails is told, and the rest is read."""
     learn_libraries()
     found = Read()
@@ -280,6 +291,7 @@ def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Sequence[int
         else:
             found.names[unit[0]] = unit[1]
     learn_libraries()
+    old = {number: table.objs[number] for number in vacated}
     for number in vacated:
         table.vacate(number)
     for number, patch in sorted(patches, key=lambda entry: table.kinds[entry[0]].order):
@@ -290,6 +302,7 @@ def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Sequence[int
             what = f"of a {type(table.objs[number]).__name__}, {type(error).__name__}: {error}"
             found.failed.append(("", what))
     table.add(memo[number] for number in array.array("I", bytes(new_numbers)))
+    found.replaced = [(old[number], table.objs[new]) for number, new in vacated.items() if new]
     for number, patch in patches:
         table.refresh(number, patch)
     for kind in {table.kinds[number] for number in found.patched}:

@@ -109,7 +109,7 @@ def summary(*frozen: Frozen | None) -> tuple[bytes, tuple[int, ...]]:
         if each is not None:
             digest.update(each[0])
             for buffer in each[2]:
-                digest.update(buffer.raw())
+                digest.update(buffer)
             parts += map(id, each[1])
     return digest.digest(), tuple(parts)
 

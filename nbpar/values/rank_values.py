@@ -41,7 +41,8 @@ class RankGroup:
             old = self.frozen[rank]
             new = GroupPickler(self._port, {id(part) for part in old[1]}).frozen(values)
             if summary(new) != summary(old):
-                self.frozen[rank], changed = new, True
+                blob, parts, buffers = new
+                self.frozen[rank], changed = (blob, parts, tuple(map(bytes, buffers))), True
         return changed
 
     def __reduce__(self) -> tuple[Any, ...]:

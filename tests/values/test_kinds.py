@@ -132,7 +132,8 @@ array_axes | np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2).copy(order='K') |
 array_objects | np.array([1, 'a', [2]], dtype=object) | o[2].append(5); o[0] = (7,) | o.tolist()
 array_record | np.zeros(2, dtype=[('a', 'i4'), ('b', 'f8')]) | o['a'] = 3 | o.tolist()
 array_masked | np.ma.array([1, 2], mask=[0, 1]) | o[0] = 9 | str(o)
-array_reshaped | np.arange(6) | o.shape = (2, 3) | o.tolist() | new
+array_reshaped | np.arange(6) | o.shape = (2, 3) | o.tolist()
+array_retyped | np.arange(6) | o.dtype = np.int32 | o.tolist() | new
 array_bytes | np.frombuffer(b'abcd', np.uint8) | pass | o.tolist(), o.flags.writeable
 array_time | np.array(['2020-01-01'], 'M8[D]') | o[0] = '2021-01-01' | str(o)
 array_text | np.array(['ab', 'c']) | o[0] = 'zz' | o.tolist()
@@ -235,6 +236,7 @@ generator | (i for i in range(3)) | next(o) | 1
 file | tempfile.TemporaryFile() | o.write(b'x') | write
 open_file | open('/dev/null', 'w') | o.write('x') | write
 weak_keys | weakref.WeakKeyDictionary({DC: 1}) | o.clear() | clear
+memory | memoryview(bytearray(b"ab")) | o.release() | release
 cached | functools.lru_cache(len) | o('ab') | cache_info
 """
 
