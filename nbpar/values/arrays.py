@@ -152,6 +152,8 @@ def base(a: Array) -> Any:
 def storage_around(port: Port, o: Array) -> Any:
     """A known storage that torch made on numpy's memory, if the array has that memory."""
     for whole in port.known_memories("torch"):  # type: Any
+        if whole.resizable():
+            continue
         if whole.data_ptr() <= address(o) and address(o) + o.nbytes <= whole.data_ptr() + whole.nbytes() and o.nbytes:
             return whole
     return None

@@ -32,7 +32,8 @@ class Port:
         self.table: Table
         self.own: set[int] = set()  # on ranks: ids of own values just loaded, until the table has taken them
         self.to_be_written: set[int] = set()  # ids of storages of parameters, in the message being written
-        self.memories: list[Any] = []  # arrays, and storages on memory of others, in the message being written
+        self.memories: list[Any] = []  # arrays and storages in the message being written
+        self._known_memories: list[Any] | None = None  # those of the table
         self.label = ""  # the variable that is being written, for notes
         self.class_prefix: str | None = None  # on ranks: the cell
         self._classes: collections.Counter[str] = collections.Counter()
@@ -51,12 +52,14 @@ class Port:
         self.fingerprints.clear()
         self.own.clear()
         self.memories.clear()
+        self._known_memories = None
         self.to_be_written.clear()
 
     def known_memories(self, library: str) -> list[Any]:
         """Known objects that may share their memory with an object of the other library."""
-        candidates = [*self.memories, *(o for o, kind in zip(self.table.objs, self.table.kinds, strict=True) if kind.shares)]
-        return [o for o in candidates if type(o).__module__.partition(".")[0] == library]
+        if self._known_memories is None:
+            self._known_memories = [o for o, kind in zip(self.table.objs, self.table.kinds, strict=True) if kind.shares]
+        return [o for o in (*self.memories, *self._known_memories) if type(o).__module__.partition(".")[0] == library]
 
     def own_kind(self) -> Kind:
         raise NotImplementedError

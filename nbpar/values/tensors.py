@@ -53,11 +53,10 @@ class StorageKind(kinds.Kind):
         return p[:2]
 
     def reduce(self, o: UntypedStorage, pickler: Pickler) -> Any:
-        if not o.resizable():  # perhaps numpy's memory
-            array = array_around(pickler.port, o)
-            if array is not None:
-                return storage_of, (array, o.data_ptr() - array.__array_interface__["data"][0], o.nbytes())
-            pickler.port.memories.append(o)
+        whole = None if o.resizable() else memory_around(pickler.port, o)
+        if whole is not None:
+            return storage_of, (whole, o.data_ptr() - begin_of(whole), o.nbytes())
+        pickler.port.memories.append(o)
         host = on_host(o)
         now = print_of(host)
         pickler.port.fingerprints[id(o)] = now
@@ -133,20 +132,25 @@ class ModuleKind(kinds.AttributesKind):
         return new_instance, (type(o),), dict(o.__dict__), None, None, set_attributes
 
 
-def array_around(port: Port, o: UntypedStorage) -> Any:
-    """A known array that has a storage's memory."""
-    for array in port.known_memories("numpy"):
-        begin = array.__array_interface__["data"][0]
-        if begin <= o.data_ptr() and o.data_ptr() + o.nbytes() <= begin + array.nbytes and o.nbytes():
-            return array
+def memory_around(port: Port, o: UntypedStorage) -> Any:
+    """A known array or storage on whose memory torch made this storage."""
+    begin, end = o.data_ptr(), o.data_ptr() + o.nbytes()
+    for whole in (*port.known_memories("numpy"), *port.known_memories("torch")):
+        size = whole.nbytes if isinstance(whole.nbytes, int) else whole.nbytes()
+        if begin_of(whole) <= begin < end <= begin_of(whole) + size:
+            return whole
     return None
 
 
-def storage_of(array: Any, offset: int, size: int) -> UntypedStorage:
-    from nbpar.values.arrays import ordered
+def begin_of(whole: Any) -> int:
+    return whole.data_ptr() if isinstance(whole, UntypedStorage) else whole.__array_interface__["data"][0]
 
-    plain = ordered(array).reshape(-1).view("uint8")[offset : offset + size]
-    return torch.from_numpy(plain).untyped_storage()
+
+def storage_of(whole: Any, offset: int, size: int) -> UntypedStorage:
+    """A storage on a part of an array's or another storage's memory."""
+    from nbpar.values.arrays import view_of
+
+    return torch.from_numpy(view_of(whole, offset, ((size,), (1,), "uint8", True))).untyped_storage()
 
 
 def print_of(storage: UntypedStorage) -> bytes:
