@@ -47,7 +47,8 @@ CNN = """
 def block(i, o):
     return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
 model = nn.Sequential(
-    block(3, 32), block(32, 64), nn.MaxPool2d(2), block(64, 64), block(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    block(3, 32), block(32, 64), nn.MaxPool2d(2), block(64, 64), block(64, 64),
+    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
 )
 x, y = torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,))
 """
@@ -68,7 +69,7 @@ class Workload:
     one: str = "≥ 1×"
 
 
-def gpt(name: str, v: int, d: int, heads: int, layers: int, b: int, t: int, steps: int) -> Workload:
+def gpt(name: str, v: int, d: int, heads: int, layers: int, b: int, t: int, steps: int) -> Workload:  # noqa: PLR0917
     model = f"model = GPT({v}, {d}, {heads}, {layers}, {t})\n"
     return Workload(name, GPT + model + LANGUAGE.format(v=v, b=b, t=t), LANGUAGE_LOSS, steps)
 
@@ -123,13 +124,15 @@ def measure(workloads: list[Workload]) -> list[dict[str, Any]]:
     """On every rank: ms a step of each workload, by way. One process is rank 0 alone; the others wait."""
     import torch.distributed as dist
     from mpi4py import MPI
+    from torch.distributed.distributed_c10d import _update_default_pg
 
     from nbpar import comm
     from nbpar.parallel import mode
 
     comm.leave()
-    comm.join(MPI.COMM_WORLD)
-    gloo = dist.new_group(backend="gloo")
+    comm.join(MPI.COMM_WORLD, "gloo")
+    gloo = dist.group.WORLD
+    _update_default_pg(dist.new_group(backend="mpi"))
     rank, results = dist.get_rank(), []
     for workload in workloads:
         namespaces = {way: prepared(workload, gloo if way == "gloo" else None) for way in ("one", "ours", "gloo")}
@@ -190,4 +193,3 @@ def prepared(workload: Workload, group: Any) -> dict[str, Any]:
         names["model"] = DistributedDataParallel(names["model"], process_group=group)
     names["opt"] = torch.optim.SGD(names["model"].parameters(), lr=0.01, momentum=0.9)
     return names
-

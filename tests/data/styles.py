@@ -108,7 +108,6 @@ for k in range({2 if later else 1}):
     (loss + logits.mean() * 0.1).backward()
 """,
         ignore=("o",),
-        split=returns != "dataclass",
     )
 module("auxiliary loss as an attribute", INIT + """
 def forward(self, x):
@@ -143,8 +142,18 @@ def forward(self, x):
     return o
 """, f"for _ in range(2):\n    {BACKWARD.splitlines()[0]}\n    loss.backward()")  # fmt: skip
 HOOK = "acts.append(o.detach())"
-style("forward hook, inner", SIMPLE + f"acts = []\nhandle = m[0].register_forward_hook(lambda mod, i, o: {HOOK})\n", BACKWARD, split=False)
-style("forward hook, outer", SIMPLE + f"acts = []\nhandle = m.register_forward_hook(lambda mod, i, o: {HOOK})\n", BACKWARD, split=False)
+style(
+    "forward hook, inner",
+    SIMPLE + f"acts = []\nhandle = m[0].register_forward_hook(lambda mod, i, o: {HOOK})\n",
+    BACKWARD,
+    split=False,
+)
+style(
+    "forward hook, outer",
+    SIMPLE + f"acts = []\nhandle = m.register_forward_hook(lambda mod, i, o: {HOOK})\n",
+    BACKWARD,
+    split=False,
+)
 style(
     "full backward hook, inner",
     SIMPLE + "gs = []\nhandle = m[0].register_full_backward_hook(lambda mod, gi, go: gs.append(go[0].detach().clone()) or None)\n",
@@ -350,7 +359,11 @@ m = M()
 """,
     "m.w = h(torch.ones(2)).view(5, 3)\n" + BACKWARD,
 )
-style("hook on a parameter", SIMPLE + "handles = [p.register_hook(lambda g: g.clamp(-0.02, 0.02)) for p in m.parameters()]\n", BACKWARD)
+style(
+    "hook on a parameter",
+    SIMPLE + "handles = [p.register_hook(lambda g: g.clamp(-0.02, 0.02)) for p in m.parameters()]\n",
+    BACKWARD,
+)
 style(
     "optimiser steps during backward", SIMPLE + """
 opts = {p: torch.optim.Adam([p], 0.01) for p in m.parameters()}
@@ -373,7 +386,11 @@ sum((g ** 2).sum() for g in gs).backward()
 del gs
 """,
 )  # fmt: skip
-style("inside and outside", SIMPLE, "(F.cross_entropy(m(x), y) + 0.1 * m[0].weight.pow(2).sum() + (x @ m[0].weight.t()).mean()).backward()")
+style(
+    "inside and outside",
+    SIMPLE,
+    "(F.cross_entropy(m(x), y) + 0.1 * m[0].weight.pow(2).sum() + (x @ m[0].weight.t()).mean()).backward()",
+)
 module("parameter replaced inside", """
 def __init__(self):
     super().__init__()
@@ -383,7 +400,11 @@ def forward(self, x):
     return self.a(x)
 """, BACKWARD, split=False)  # fmt: skip
 style("scripted", "m = torch.jit.script(mlp())\n", BACKWARD)
-style("sparse embedding", "m = nn.Embedding(11, 4, sparse=True)\nids = torch.arange(26).view(13, 2) % 11\n", "m(ids).pow(2).mean().backward()")
+style(
+    "sparse embedding",
+    "m = nn.Embedding(11, 4, sparse=True)\nids = torch.arange(26).view(13, 2) % 11\n",
+    "m(ids).pow(2).mean().backward()",
+)
 style(
     "multi-head attention, padding mask, evaluation", """
 m = nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True), 2)

@@ -199,7 +199,7 @@ class UNet(nn.Module):
     def __init__(self):
         super().__init__()
         def double(i, o):
-            return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.Conv2d(o, o, 3, padding=1), nn.ReLU())
+            return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.Conv2d(o, o, 3, padding=1))
         self.down1, self.down2, self.up = double(3, 4), double(4, 8), nn.ConvTranspose2d(8, 4, 2, stride=2)
         self.join, self.out = double(8, 4), nn.Conv2d(4, 4, 1)
 
@@ -377,7 +377,11 @@ for x, target in batches:
     losses.append(loss.item())
 """,
 )  # fmt: skip
-cell("sum loss", ROWS + MLP + SGD.replace("0.1", "0.005"), STEPS.replace("target)\n    loss.back", 'target, reduction="sum")\n    loss.back'))
+cell(
+    "sum loss",
+    ROWS + MLP + SGD.replace("0.1", "0.005"),
+    STEPS.replace("target)\n    loss.back", 'target, reduction="sum")\n    loss.back'),
+)
 cell("ignore_index", ROWS + "y[: 13 * 3 : 2] = -100\ny[26:30] = -100\n" + MLP + SGD, STEPS)
 cell(
     "contrastive loss", ROWS + "model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 8))\n" + SGD,

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_unflatten
 
 from nbpar.parallel.data import context, gradients
 from nbpar.parallel.data.border import Enter
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.draws import Unlike
+from nbpar.parallel.data.gradients import AHEAD_OF_DATA
 from nbpar.parallel.data.layouts import Layout
-from nbpar.parallel.data.lazy import AHEAD_OF_DATA, ROWS_FIRST, Through, unsettled
+from nbpar.parallel.data.lazy import ROWS_FIRST, Through, unsettled
+from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
 
 
@@ -29,7 +31,7 @@ class Local:
     spec: Any
 
 
-def attempt(
+def attempt(  # noqa: PLR0917
     subject: Subject,
     run: Callable[..., Any],
     flat: Sequence[Any],
@@ -51,7 +53,7 @@ def attempt(
         args, kwargs = tree_unflatten(entered, spec)
         with context.inside(call), watch or nullcontext():
             output = run(*args, **kwargs)
-        found = Local(*tree_flatten(output))
+        found = Local(*flatten(output))
         if any(tensor._version != version for tensor, version in versions):
             raise Unlike("it changes an argument in place")
         words = [word((str(found.spec), *accept(found))), trace(subject, found, start, call)]

@@ -25,6 +25,7 @@ from nbpar.parallel.data.layouts import How, Layout, Share, same
 from nbpar.parallel.data.lazy import Lazy, Rows
 from nbpar.parallel.data.pace import Pace
 from nbpar.parallel.data.plan import Knowledge, Plan, Refusal, kind
+from nbpar.parallel.data.structure import flatten, unflatten
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.report import Report
 
@@ -97,7 +98,7 @@ class Splitter:
         self.count(subject, "split")
         return outcome.value
 
-    def run_split(
+    def run_split(  # noqa: PLR0917
         self, subject: Subject, knowledge: Knowledge, key: Any, plan: Plan, pace: Pace,
         flat: Sequence[Any], spec: Any, batch_dim: int | None,
     ) -> Done | Refusal:  # fmt: skip
@@ -213,7 +214,7 @@ class Splitter:
                 put_back()
                 return Refusal("rows mix: the whole batch gives another result than its rows")
         plan.verified = True
-        return Done(tree_unflatten(outputs, plan.spec))
+        return Done(unflatten(outputs, plan.spec))
 
     def leave(self, local: Tensor, how: How, call: Call) -> Tensor:
         return self.lazy.leave(local, how, call) if isinstance(how, Layout) else leave(local, how, call)
@@ -223,7 +224,7 @@ class Splitter:
         args, kwargs = tree_unflatten([value.detach().clone() if isinstance(value, Tensor) else value for value in flat], spec)
         try:
             with self.checking(flat), torch.no_grad(), context.inside(None), subject.untouched():
-                outputs, _ = tree_flatten(subject.run(*args, **kwargs))
+                outputs, _ = flatten(subject.run(*args, **kwargs))
             changes = {place: value.detach().clone() for place, value in kept.changes().items()}
             return outputs, changes
         except Exception:
@@ -265,4 +266,6 @@ def outline(value: Any, how: Any, share: Share) -> Any:
 
 def in_transform() -> bool:
     """Inside torch.func, tracing or compiling, calls are not ours."""
-    return bool(torch._C._functorch.peek_interpreter_stack() is not None or torch.jit.is_tracing() or torch.compiler.is_compiling())
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return bool(torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_unflatten
 
 from nbpar.parallel.data import context
 from nbpar.parallel.data.attempt import Local, attempt
@@ -24,6 +24,7 @@ from nbpar.parallel.data.gradients import Gradients, has_hooks, now, walk
 from nbpar.parallel.data.layouts import How, Layout, Share, dense, find, largest, plain, same, tolerance
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
 from nbpar.parallel.data.state import Place, State
+from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
 
 WHOLE_VALUES = (bool, int, float, complex, str, bytes, type(None))
@@ -186,12 +187,11 @@ class Trial:
                 output = self.subject.trial(*args, **kwargs)
         except Exception as error:
             raise Unsuited(f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}") from None
-        values, spec = tree_flatten(output)
+        values, spec = flatten(output)
         if record.reads_rows:
             raise Unlike("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
-        if any(isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all() for v in values):
-            if any(torch.isnan(v).all() for v in values if isinstance(v, Tensor) and v.is_floating_point()):
-                raise Unsuited("its result is not a number")
+        if any(bool(torch.isnan(v).all()) for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.numel()):
+            raise Unsuited("its result is not a number")
         for value in values:
             if not isinstance(value, (Tensor, *WHOLE_VALUES)):
                 raise Unlike(f"it returns a {type(value).__name__}, which cannot be put together from rows")
@@ -248,7 +248,7 @@ class Trial:
         """How this rank's value is part of the whole one."""
         what = f"`.{name}`" if name else "its result"
         if not isinstance(whole, Tensor):
-            if local != whole and not (local != local and whole != whole):
+            if repr(local) != repr(whole):
                 raise Unlike(f"{what} {str(whole)[:40]!r} depends on the rows of the batch together")
             return None
         how = find(local, whole, self.share) if isinstance(local, Tensor) else None
@@ -348,8 +348,8 @@ def product_table(grads: Sequence[Tensor | None], weights: Sequence[Tensor]) -> 
         if grad is None:
             rows.append([0.0, 0.0, 0.0])
             continue
-        grad, weight = dense(grad).reshape(-1), weight.detach().reshape(-1).to(grad.dtype)
-        rows.append([float(torch.dot(grad, weight)), float(grad.norm() * weight.norm()), 1.0])
+        own, other = dense(grad).reshape(-1), weight.detach().reshape(-1).to(grad.dtype)
+        rows.append([float(torch.dot(own, other)), float(own.norm() * other.norm()), 1.0])
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
 
 

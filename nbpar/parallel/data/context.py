@@ -89,4 +89,3 @@ def inside(call: Call | None) -> Iterator[None]:
         yield
     finally:
         running, busy = before, busy - 1
-

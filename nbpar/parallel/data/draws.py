@@ -195,7 +195,7 @@ def spread(local: Tensor, layout: Layout, share: Share) -> Tensor:
     """A tensor of all rows, in the memory order of the local one: own rows in place, the others like the first."""
     dim, shape = layout.dim, list(local.shape)
     shape[dim] = shape[dim] // share.count * share.rows
-    order = sorted(range(local.dim()), key=lambda at: (-local.stride(at), at))
+    order = sorted(range(local.dim()), key=lambda at: (-int(local.stride(at)), at))  # type: ignore[call-overload]
     whole = torch.empty_permuted(shape, order, dtype=local.dtype, device=local.device)
     whole.copy_(local.narrow(dim, 0, 1).expand(shape))
     inner = shape[dim] // (layout.outer * share.rows)

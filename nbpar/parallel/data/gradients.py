@@ -22,9 +22,10 @@ from nbpar.errors import Unsupported
 from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.ranks import Ranks
+from nbpar.parallel.patch import patched
 
 BUCKET = 32 << 20  # bytes in one collective
-ALONE = 4 << 20  # a gradient of this many bytes is reduced where it is, without a copy
+ALONE = 2 << 20  # a gradient of this many bytes is reduced where it is, without a copy
 ENTRANCES = ("EnterBackward", "ThroughBackward")  # nodes behind which another call, or none, begins
 AHEAD_OF_DATA = "_nbpar_ahead"  # an attribute of tensors that others were made from before they had data
 TOO_LATE = "The gradient of a model's large output is asked for after its loss was made. Take a copy: `logits = model(x).clone()`."
@@ -71,18 +72,16 @@ class Gradients:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        original = torch.autograd._engine_run_backward
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                if self.now is not None or context.running is not None:  # inside another pass, or a call's own business
+                    return original(*args, **kwargs)
+                return self._run(original, args, kwargs)
 
-        def run(outputs: Any, grads: Any, keep: Any, create: bool, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.now is not None or context.running is not None:  # inside another pass, or a call's own business
-                return original(outputs, grads, keep, create, inputs, *args, **kwargs)
-            return self._run(original, (outputs, grads, keep, create, inputs, *args), kwargs)
+            return run
 
-        torch.autograd._engine_run_backward = run
-        try:
+        with patched(torch.autograd, "_engine_run_backward", make):
             yield
-        finally:
-            torch.autograd._engine_run_backward = original
 
     def _run(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         create, inputs = args[3], args[4]
@@ -157,7 +156,7 @@ class Gradients:
             return False
         if given.grad_fn is None:
             return id(given) in now.due and not has_hooks(given)
-        return OUTSIDE in given.grad_fn.metadata
+        return OUTSIDE in given.grad_fn.metadata  # type: ignore[operator]
 
     def _used(self, got: list[bool], calls: Sequence[Call]) -> list[bool]:
         """Which leaves any rank has a gradient for."""
@@ -176,7 +175,7 @@ def has_hooks(leaf: Tensor) -> bool:
 def first_hook(leaf: Tensor, hook: Callable[[Tensor], Tensor]) -> Any:
     """Register a hook that runs before the others. The engine reads the dictionary's order as it was filled."""
     handle = leaf.register_hook(hook)
-    hooks = leaf._backward_hooks
+    hooks: Any = leaf._backward_hooks
     items = list(hooks.items())
     hooks.clear()
     hooks.update([items[-1], *items[:-1]])
@@ -250,7 +249,7 @@ def average_sparse(tensor: Tensor, ranks: Ranks) -> None:
 
 def now() -> int:
     """The number of the next autograd node."""
-    return torch._C._autograd._get_sequence_nr()  # type: ignore[no-any-return]
+    return torch._C._autograd._get_sequence_nr()
 
 
 def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any], bool]:

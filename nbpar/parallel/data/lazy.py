@@ -161,7 +161,7 @@ class Rows(Tensor):
     def plain(self) -> None:
         """Become like any other tensor."""
         del self._pending
-        self.__class__ = Tensor
+        self.__class__ = Tensor  # type: ignore[assignment]
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -201,7 +201,7 @@ def unsettled(value: Any) -> Pending | None:
 # Functions on this rank's rows. Each gets (function, tensor, the other arguments) and gives a result, or None to decline.
 
 
-def alike(
+def alike(  # noqa: PLR0917
     function: Any, tensor: Rows, args: tuple[Any, ...], kwargs: dict[str, Any], local_args: Any = None, view: bool = False
 ) -> Rows:
     """The function of the rows, still not gathered. view: it shares the tensor's memory."""
@@ -266,7 +266,7 @@ def found(function: Any, tensor: Rows, args: tuple[Any, ...], kwargs: dict[str, 
     return Leave.apply(function(pending.local, *args, **kwargs), ROWS_FIRST, pending.call)
 
 
-def loss(
+def loss(  # noqa: PLR0917
     function: Any,
     tensor: Rows,
     target: Tensor,

