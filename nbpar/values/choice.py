@@ -22,7 +22,7 @@ from typing import Any
 
 from cloudpickle import cloudpickle
 
-from nbpar.values import kinds
+from nbpar.values import definitions, kinds, local_kinds
 from nbpar.values.kinds import FIXED, Kind
 from nbpar.values.opaque import OPAQUE
 from nbpar.values.refs import REF, KernelRef, RankRef
@@ -57,7 +57,7 @@ ITEMS: tuple[tuple[type, Kind], ...] = (
     (dict, kinds.DICT),
     (list, kinds.LIST),
     (collections.deque, kinds.DEQUE),
-    (set, kinds.SubsetKind()),
+    (set, kinds.SUBSET),
 )
 
 
@@ -112,11 +112,11 @@ def default_reduce(cls: Any) -> bool:
 def class_kind(o: Any) -> Kind:
     if by_reference(o) or o.__module__ == "builtins":
         return FIXED
-    return kinds.ENUM if issubclass(o, enum.Enum) else kinds.CLASS
+    return definitions.ENUM if issubclass(o, enum.Enum) else definitions.CLASS
 
 
 def function_kind(o: Any) -> Kind:
-    return FIXED if by_reference(o) else kinds.FUNCTION
+    return FIXED if by_reference(o) else definitions.FUNCTION
 
 
 def by_reference(o: Any) -> bool:
@@ -155,22 +155,22 @@ CHOICES: dict[type, Choice] = {
     collections.deque: kinds.DEQUE,
     bytearray: kinds.BYTES,
     array.array: kinds.BYTES,
-    types.CellType: kinds.CELL,
-    types.MethodType: kinds.METHOD,
+    types.CellType: definitions.CELL,
+    types.MethodType: definitions.METHOD,
     types.FunctionType: Chooser(function_kind),
     RankRef: REF,
     KernelRef: REF,
-    weakref.ref: kinds.WEAKREF,
+    weakref.ref: local_kinds.WEAKREF,
     **dict.fromkeys(
         (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet),
-        kinds.StaysKind("it holds weak references"),
+        local_kinds.StaysKind("it holds weak references"),
     ),
-    memoryview: kinds.StaysKind("it is a view of another object's memory"),
-    property: kinds.Fixed(lambda o: (o.fget, o.fset, o.fdel)),
-    staticmethod: kinds.Fixed(lambda o: (o.__func__,)),
-    classmethod: kinds.Fixed(lambda o: (o.__func__,)),
+    memoryview: local_kinds.StaysKind("it is a view of another object's memory"),
+    property: definitions.PROPERTY,
+    staticmethod: definitions.WRAPPED,
+    classmethod: definitions.WRAPPED,
     random.Random: kinds.StateKind(random.Random.getstate, random.Random.setstate),
-    **{type(make()): kinds.LOCK for make in kinds.LOCKS.values()},
+    **{type(make()): local_kinds.LOCK for make in local_kinds.LOCKS.values()},
 }
 
 

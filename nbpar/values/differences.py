@@ -16,9 +16,9 @@ from xxhash import xxh3_128_digest
 
 from nbpar.values import kinds, wire
 from nbpar.values.choice import CHOICES, kind_of
-from nbpar.values.message import Written, write
 from nbpar.values.pickling import ContentPickler, GroupPickler
 from nbpar.values.rank_values import Key
+from nbpar.values.writing import Selection, Written, write
 
 if TYPE_CHECKING:
     from nbpar.values.pool import Buffer
@@ -162,7 +162,7 @@ class Comparison:
         names = {name: self.value(name) for name in self.changed if name in plan.equal}
         slots = {number: {i: Gap(("slot", number, i)) for i in places} for number, places in plan.slots.items()}
         roots = [*end.bound.values(), *self.now.values()]
-        written = write(end.table, names, roots=roots, bound=names, skip=plan.left, slots=slots)
+        written = write(end.table, names, roots=roots, bound=names, selection=Selection(plan.left, slots))
         own: dict[Key, Any] = {("name", name): self.value(name) for name in plan.own}
         for number, places in plan.slots.items():
             values = end.table.kinds[number].split(self.written.patches[number])[1]  # type: ignore[index]

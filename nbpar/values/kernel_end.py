@@ -12,12 +12,13 @@ from typing import Any
 from nbpar.errors import CannotTravel
 from nbpar.values import wire
 from nbpar.values.differences import find_out
-from nbpar.values.message import Read, write
 from nbpar.values.names import RESULT, persons
 from nbpar.values.pool import Buffer, Pool
 from nbpar.values.rank_values import RankGroup, RankValues, check_size
+from nbpar.values.reading import Read
 from nbpar.values.refs import Absent, RankRef
 from nbpar.values.table import Port, Table
+from nbpar.values.writing import write
 
 Ask = Callable[[bytes], list[Sequence[Buffer]]]
 SWEEP_OBJECTS, SWEEP_BYTES = 256, 1 << 26  # growth after which what nobody uses any more is looked for

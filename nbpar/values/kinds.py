@@ -1,16 +1,14 @@
 """How objects of one kind are compared with what the other side has, and brought up to date in place.
 
-A kind has: `snap(o, port)`: what to compare with next time; `diff(o, old, port)`: None if nothing changed, a patch, or REPLACE where the object
-cannot be patched (`old` None: everything is new); `patch(o, p)`; `children(o)`: the objects it holds; `reduce(o, pickler)`: how it
-is pickled the first time. Comparison is by identity: what an object holds is compared on its own.
+A kind has: `snap(o, port)`: what to compare with next time; `diff(o, old, port)`: None if nothing changed, a patch, or REPLACE
+where the object cannot be patched (`old` None: everything is new); `patch(o, p)`; `children(o)`: the objects it holds;
+`reduce(o, pickler)`: how it is pickled the first time. Comparison is by identity: what an object holds is compared on its own.
 """
 
 from __future__ import annotations
 
 import collections
 import operator
-import threading
-import types
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,24 @@ def same(a: Iterable[Any], b: Iterable[Any]) -> bool:
 
 def same_dict(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     return len(a) == len(b) and same(a.values(), b.values()) and same(a, b)
+
+
+def changed_entries(new: dict[Any, Any], old: dict[Any, Any]) -> tuple[list[Any], dict[Any, Any], list[Any] | None]:
+    """(keys gone, entries new or changed, all keys if their order is not what follows from that)."""
+    gone = [key for key in old if key not in new]
+    entries = {key: value for key, value in new.items() if key not in old or old[key] is not value}
+    order = [key for key in old if key in new] + [key for key in new if key not in old]
+    return gone, entries, None if old and same(order, new) else list(new)
+
+
+def split_entries(p: Any) -> tuple[Any, list[Any]]:
+    gone, entries, order = p
+    return (gone, list(entries), order), list(entries.values())
+
+
+def join_entries(shape: Any, slots: list[Any]) -> Any:
+    gone, keys, order = shape
+    return gone, dict(zip(keys, slots, strict=True)), order
 
 
 class Kind:
@@ -134,11 +150,7 @@ class DictKind(Kind):
         new = o if type(o) is dict else self.snap(o)
         if old is not None and len(new) == len(old) and same(new.values(), old.values()) and same(new, old):
             return None
-        old = old or {}
-        gone = [key for key in old if key not in new]
-        entries = {key: value for key, value in new.items() if key not in old or old[key] is not value}
-        order = [key for key in old if key in new] + [key for key in new if key not in old]
-        return gone, entries, None if order == list(new) and old else list(new)
+        return changed_entries(new, old or {})
 
     def patch(self, o: Any, p: Any) -> None:
         gone, entries, order = p
@@ -157,12 +169,10 @@ class DictKind(Kind):
         yield from dict.values(o)
 
     def split(self, p: Any) -> tuple[Any, list[Any]]:
-        gone, entries, order = p
-        return (gone, list(entries), order), list(entries.values())
+        return split_entries(p)
 
     def join(self, shape: Any, slots: list[Any]) -> Any:
-        gone, keys, order = shape
-        return gone, dict(zip(keys, slots, strict=True)), order
+        return join_entries(shape, slots)
 
 
 class OrderedDictKind(DictKind):
@@ -223,7 +233,7 @@ class BytesKind(Kind):
 
 
 class AttributesKind(Kind):
-    """Any instance with a __dict__ or __slots__: (attributes gone, attributes new or changed)."""
+    """Any instance with a __dict__ or __slots__: (attributes gone, attributes new or changed, all if their order changed)."""
 
     def snap(self, o: Any, port: Any = None) -> Any:
         found = dict(getattr(o, "__dict__", ()))
@@ -235,34 +245,35 @@ class AttributesKind(Kind):
 
     def diff(self, o: Any, old: Any, port: Any = None) -> Any:
         new = self.snap(o)
-        if old is None:
-            return [], new
-        if same_dict(new, old):
-            return None
-        return [k for k in old if k not in new], {k: v for k, v in new.items() if k not in old or old[k] is not v}
+        return None if old is not None and same_dict(new, old) else changed_entries(new, old or {})
 
     def patch(self, o: Any, p: Any) -> None:
-        named = slots(type(o))
-        for key in p[0]:
+        gone, entries, order = p
+        named, own = slots(type(o)), getattr(o, "__dict__", {})
+        for key in gone:
             if key in named:
                 object.__delattr__(o, key)
             else:
-                o.__dict__.pop(key, None)
-        for key, value in p[1].items():
+                own.pop(key, None)
+        for key, value in entries.items():
             if key in named:
                 object.__setattr__(o, key, value)
             else:
-                o.__dict__[key] = value
+                own[key] = value
+        if order is not None:
+            kept = {key: own[key] for key in order if key in own}
+            own.clear()
+            own.update(kept)
 
     def children(self, o: Any) -> Iterable[Any]:
         yield type(o)
         yield from self.snap(o).values()
 
     def split(self, p: Any) -> tuple[Any, list[Any]]:
-        return (p[0], list(p[1])), list(p[1].values())
+        return split_entries(p)
 
     def join(self, shape: Any, slots: list[Any]) -> Any:
-        return shape[0], dict(zip(shape[1], slots, strict=True))
+        return join_entries(shape, slots)
 
 
 class WithAttributes(Kind):
@@ -288,126 +299,6 @@ class WithAttributes(Kind):
             yield from kind.children(o)
 
 
-class CellKind(Kind):
-    """The cells of closures, so that two closures go on sharing one and `nonlocal` counts on."""
-
-    def snap(self, o: Any, port: Any = None) -> Any:
-        try:
-            return o.cell_contents
-        except ValueError:
-            return EMPTY
-
-    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
-        new = self.snap(o)
-        return None if new is old else (() if new is EMPTY else (new,))
-
-    def patch(self, o: Any, p: Any) -> None:
-        if p:
-            o.cell_contents = p[0]
-        else:
-            del o.cell_contents
-
-    def children(self, o: Any) -> Iterable[Any]:
-        return (self.snap(o),)
-
-    def reduce(self, o: Any, pickler: Pickler) -> Any:
-        return types.CellType, ()
-
-    def split(self, p: Any) -> tuple[Any, list[Any]]:
-        return len(p), list(p)
-
-    def join(self, shape: Any, slots: list[Any]) -> Any:
-        return tuple(slots)
-
-
-class FunctionKind(Kind):
-    """A function of the notebook: its code, defaults and attributes. Its globals are the namespace; its cells are cells."""
-
-    def snap(self, o: Any, port: Any = None) -> Any:
-        return o.__code__, o.__defaults__, o.__kwdefaults__, dict(o.__dict__)
-
-    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
-        new = self.snap(o)
-        return None if old is not None and same(new[:3], old[:3]) and same_dict(new[3], old[3]) else new
-
-    def patch(self, o: Any, p: Any) -> None:
-        o.__code__, o.__defaults__, o.__kwdefaults__ = p[:3]
-        o.__dict__.clear()
-        o.__dict__.update(p[3])
-
-    def children(self, o: Any) -> Iterable[Any]:
-        yield from o.__closure__ or ()
-        yield from o.__defaults__ or ()
-        yield from (o.__kwdefaults__ or {}).values()
-        yield from o.__dict__.values()
-        yield from o.__annotations__.values()
-
-    def reduce(self, o: Any, pickler: Pickler) -> Any:
-        return pickler.function(o)
-
-
-class ClassKind(Kind):
-    """A class of the notebook: the attributes set on it. Its instances keep being instances."""
-
-    SKIP = frozenset({"__dict__", "__weakref__", "__doc__", "__slots__", "_abc_impl", "__abstractmethods__", "__module__"})
-
-    def snap(self, o: Any, port: Any = None) -> Any:
-        named = slots(o)
-        return {key: value for key, value in vars(o).items() if key not in self.SKIP and key not in named}
-
-    def diff(self, o: Any, old: Any, port: Any = None) -> Any:
-        new = self.snap(o)
-        if old is None:
-            return [], new
-        if same_dict(new, old):
-            return None
-        return [k for k in old if k not in new], {k: v for k, v in new.items() if k not in old or old[k] is not v}
-
-    def patch(self, o: Any, p: Any) -> None:
-        for key in p[0]:
-            type.__delattr__(o, key)
-        for key, value in p[1].items():
-            type.__setattr__(o, key, value)
-
-    def children(self, o: Any) -> Iterable[Any]:
-        yield from o.__bases__
-        yield from vars(o).values()
-
-    def reduce(self, o: Any, pickler: Pickler) -> Any:
-        return pickler.notebook_class(o)
-
-    split = AttributesKind.split
-    join = AttributesKind.join
-
-
-class EnumKind(Fixed):
-    def reduce(self, o: Any, pickler: Pickler) -> Any:
-        return pickler.notebook_class(o)
-
-
-class WeakrefKind(Fixed):
-    def reduce(self, o: Any, pickler: Pickler) -> Any:
-        target = o()
-        if target is None or o.__callback__ is not None:
-            raise TypeError("a weak reference with a callback, or to nothing")
-        return weakref.ref, (target,)
-
-
-class StaysKind(Kind):
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-    def reduce(self, o: Any, pickler: Pickler) -> Any:
-        raise TypeError(self.reason)
-
-
-class LockKind(Kind):
-    """A lock guards what one process does: the other side gets a fresh one."""
-
-    def reduce(self, o: Any, pickler: Pickler) -> Any:
-        return fresh, (type(o).__name__,)
-
-
 class StateKind(Kind):
     """An object with a state that can be asked for and set."""
 
@@ -423,10 +314,6 @@ class StateKind(Kind):
 
     def patch(self, o: Any, p: Any) -> None:
         self.put(o, p[0])
-
-
-def fresh(name: str) -> Any:
-    return LOCKS[name]()
 
 
 def slots(cls: type) -> tuple[str, ...]:
@@ -446,23 +333,6 @@ def slots(cls: type) -> tuple[str, ...]:
 
 
 SLOTS: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
-LOCKS: dict[str, Callable[[], Any]] = {
-    type(threading.Lock()).__name__: threading.Lock,
-    type(threading.RLock()).__name__: threading.RLock,
-    **{cls.__name__: cls for cls in (threading.Event, threading.Condition, threading.Semaphore, threading.local)},
-}
-FIXED, LIST, DEQUE, DICT, ORDERED_DICT, SET, COUNTER, BYTES = (
-    Fixed(),
-    ListKind(),
-    DequeKind(),
-    DictKind(),
-    OrderedDictKind(),
-    SetKind(),
-    CounterKind(),
-    BytesKind(),
-)
-ATTRIBUTES, CELL, FUNCTION, CLASS, LOCK = AttributesKind(), CellKind(), FunctionKind(), ClassKind(), LockKind()
-MEMBERS = Fixed(lambda o: o)  # tuple, frozenset
-METHOD = Fixed(lambda o: (o.__func__, o.__self__))
-WEAKREF = WeakrefKind(lambda o: (o(),))
-ENUM = EnumKind(lambda o: vars(o).values())
+FIXED, MEMBERS = Fixed(), Fixed(lambda o: o)  # members: of a tuple or frozenset
+LIST, DEQUE, DICT, ORDERED_DICT = ListKind(), DequeKind(), DictKind(), OrderedDictKind()
+SET, SUBSET, COUNTER, BYTES, ATTRIBUTES = SetKind(), SubsetKind(), CounterKind(), BytesKind(), AttributesKind()

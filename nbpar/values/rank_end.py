@@ -14,14 +14,15 @@ from nbpar.values import wire
 from nbpar.values.choice import kind_of
 from nbpar.values.differences import Comparison
 from nbpar.values.kinds import Kind
-from nbpar.values.message import Read, Written, write
 from nbpar.values.names import RESULT, persons
 from nbpar.values.opaque import Frozen, Thawer
 from nbpar.values.pickling import GroupPickler
 from nbpar.values.pool import Buffer, Maps, Pool
 from nbpar.values.rank_values import OwnGroup, OwnKind
+from nbpar.values.reading import Read
 from nbpar.values.refs import Absent, KernelRef
 from nbpar.values.table import Port, Table
+from nbpar.values.writing import Selection, Written, write
 
 LARGE = 1 << 30  # bytes of data; a new variable with more stays on the ranks unless it was asked for
 SHORT_BODY = 1 << 20  # bytes; a longer reply without shared memory waits until it is asked for
@@ -157,7 +158,8 @@ class RankEnd:
         roots = [*self.bound.values(), *now.values()] if out is None else list(wanted.values())
         if self.port.staying:
             roots += self.table.objs  # what stayed may have changed anything
-        written = write(self.table, changed, roots=roots, bound=wanted, follow=out is not None, limit=LARGE, asked=out or ())
+        selection = Selection(limit=LARGE, asked=out or ())
+        written = write(self.table, changed, roots=roots, bound=wanted, follow=out is not None, selection=selection)
         self.pending = written
         self._deleted, self._stale = deleted, self._left_out(written, now) if out is not None else []
         self._comparison = Comparison(self, written, written.names, deleted, wanted)
@@ -170,7 +172,9 @@ class RankEnd:
 
     def _left_out(self, written: Written, now: dict[str, Any]) -> list[int]:
         """Known objects that the cell changed and `out` leaves out: the notebook has to send them again."""
-        rest = write(self.table, {}, roots=[*self.bound.values(), *now.values()], skip=frozenset(written.patches))
+        rest = write(
+            self.table, {}, roots=[*self.bound.values(), *now.values()], selection=Selection(skip=frozenset(written.patches))
+        )
         return sorted({*rest.patches, *rest.vacated} - set(written.vacated))
 
     def _answer_body(self, inline: bool, however_large: bool = False) -> list[Buffer]:

@@ -6,9 +6,10 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
-from nbpar.values.message import Read, Written, read
 from nbpar.values.pool import Arrived, Buffer, Maps, Pool
+from nbpar.values.reading import Read, read
 from nbpar.values.table import Table
+from nbpar.values.writing import Written
 
 NO_BODY = "no body"
 

@@ -1,5 +1,7 @@
 """About ninety kinds of object: there, changed on the ranks, and back in place; equal to the same change in one process."""
 
+# ruff: noqa: E501
+
 import warnings
 
 import pytest

@@ -139,7 +139,9 @@ def test_what_is_lent_comes_back_when_the_last_reader_is_done():
 
 
 def test_ranks_map_what_they_only_read_and_copy_what_they_write(world):
-    world.do("import torch, numpy as np\nt = torch.arange(4 << 20); a = np.arange(4 << 20); p = torch.nn.Parameter(torch.ones(4 << 20))")
+    world.do(
+        "import torch, numpy as np\nt = torch.arange(4 << 20); a = np.arange(4 << 20); p = torch.nn.Parameter(torch.ones(4 << 20))"
+    )
     ns = world.namespace
     world.run("kinds = (t.untyped_storage().resizable(), a.flags.owndata, p.untyped_storage().resizable())")
     assert ns["kinds"] == (False, False, True)

@@ -1,5 +1,7 @@
 """Names: what a cell finds on the ranks, and what it leaves in the notebook."""
 
+# ruff: noqa: E501
+
 import dataclasses
 import pickle
 
@@ -153,6 +155,13 @@ def test_out(world):
     assert ns["x"] is x and "y" not in ns
 
 
+def test_what_out_leaves_out_is_put_right_on_the_ranks(world):
+    world.do("class C: pass\nc = C(); c.a = 1; d = {'a': 1}; l = [1]; s = {1}")
+    world.run("c.b = 2; del c.a; d['b'] = 2; del d['a']; l.append(2); s.add(2); C.x = 5; n = 1", out={"n"})
+    world.run("seen = (vars(c), d, l, s, hasattr(C, 'x'))")
+    assert world.namespace["seen"] == ({"a": 1}, {"a": 1}, [1], {1}, False)
+
+
 def test_out_leaves_tensors_as_they_are(world):
     world.do("import torch\nt = torch.zeros(3); u = torch.zeros(3)")
     world.run("t += 1; u += 1", out={"u"})
@@ -167,7 +176,7 @@ def test_keep(world):
     ref = world.namespace["big"]
     assert isinstance(ref, RankRef) and "--keep" in repr(ref) and "Tensor" in repr(ref) and world.namespace["n"] == 1
     assert any("big" in note for note in world.merged.notes)
-    for use in (lambda: ref.sum(), lambda: ref[0], lambda: ref(1), lambda: len(ref), lambda: ref + 1):
+    for use in (lambda: ref.sum, lambda: ref[0], lambda: ref(1), lambda: len(ref), lambda: ref + 1):
         with pytest.raises(CannotTravel, match="big"):
             use()
     world.run("big += 1; s = big.sum().item()")

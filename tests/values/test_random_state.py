@@ -1,5 +1,7 @@
 """Global random streams as raw bytes."""
 
+# ruff: noqa: E501
+
 import random
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """A model with everything that hangs on it, trained over ranks in several cells: bit for bit what one process gives."""
 
+# ruff: noqa: E501
+
 import copy
 
 import torch

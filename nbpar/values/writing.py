@@ -1,4 +1,4 @@
-"""A message: names and their values, new objects in full, changed ones as patches. Written on one side, read on the other.
+"""Writes a message: names and their values, new objects in full, changed ones as patches.
 
 The pickle memo is the identity table: a pickler that starts with the table's numbers writes a known object as a reference of
 two to five bytes, and an unpickler that starts with the same numbers reads it as its own object. New objects get the next
@@ -8,22 +8,17 @@ numbers on both sides. Every name and every patch is a pickle of its own on that
 from __future__ import annotations
 
 import array
-import io
-import pickle
-import pickletools
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from xxhash import xxh3_128_digest
 
 from nbpar.values import kinds
-from nbpar.values.choice import kind_of, learn_libraries
+from nbpar.values.choice import kind_of
+from nbpar.values.definitions import FUNCTION
 from nbpar.values.pickling import Pickler, StandIn
-from nbpar.values.pool import Buffer, Chunk
-from nbpar.values.table import Hole, Table, global_names, seed
-
-EMPTY: Mapping[Any, Any] = {}
+from nbpar.values.table import Hole, Table, global_names
 
 
 class Again(Exception):
@@ -58,43 +53,47 @@ class Written:
         table.port.settled()
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What of the changes is not simply sent.
+
+    skip: known objects whose changes are not; slots: by known object and position in its patch, what to send there instead;
+    limit: bytes of large data with which a name stays behind, unless it is among those asked for.
+    """
+
+    skip: frozenset[int] = frozenset()
+    slots: Mapping[int, Mapping[int, Any]] = field(default_factory=dict)
+    limit: int | None = None
+    asked: Container[str] = ()
+
+
+ALL = Selection()
+
+
 def write(
     table: Table,
     names: Mapping[str, Any],
     *,
     roots: Iterable[Any] = (),
-    bound: Mapping[str, Any] = EMPTY,
+    bound: Mapping[str, Any] | None = None,
     follow: bool = False,
-    skip: frozenset[int] = frozenset(),
-    slots: Mapping[int, Mapping[int, Any]] = EMPTY,
-    limit: int | None = None,
-    asked: Container[str] = (),
+    selection: Selection = ALL,
 ) -> Written:
     """names: what to send by name. roots: objects whose changes are to be sent as well. bound: names to send as well if their
-    object has to be sent anew. follow: send also the names that the notebook's functions look up. skip: known objects whose
-    changes are not to be sent. slots: by known object and position in its patch, what to send there instead. limit: bytes of large data with which a name stays, unless it is among those asked for."""
+    object has to be sent anew. follow: send also the names that the notebook's functions look up."""
     vacated: set[int] = set()
     for _ in range(1000):
-        anew = {name: value for name, value in bound.items() if table.number(value) in vacated} if vacated else {}
+        anew = {name: value for name, value in (bound or {}).items() if table.number(value) in vacated} if vacated else {}
         try:
-            return _Writer(table, vacated, skip, slots, limit, asked).run({**names, **anew}, list(roots), follow)
+            return _Writer(table, vacated, selection).run({**names, **anew}, list(roots), follow)
         except Again:
             continue
     raise RuntimeError("values keep changing while they are written")
 
 
 class _Writer:
-    def __init__(
-        self,
-        table: Table,
-        vacated: set[int],
-        skip: frozenset[int],
-        slots: Mapping[int, Mapping[int, Any]],
-        limit: int | None,
-        asked: Container[str],
-    ) -> None:
-        self.table, self.vacated, self.skip, self.slots = table, vacated, skip, slots
-        self.limit, self.asked = limit, asked
+    def __init__(self, table: Table, vacated: set[int], selection: Selection) -> None:
+        self.table, self.vacated, self.selection = table, vacated, selection
         self.forced = self._holders_of_vacated()
         self.pickler = Pickler(table.port)
         memo = table.memo
@@ -161,7 +160,7 @@ class _Writer:
         """Finds the changes of known objects, along what they held and what they hold."""
         table, seen, port = self.table, self.seen, self.table.port
         objs, all_kinds, snaps, refs = table.objs, table.kinds, table.snaps, table.refs
-        not_sent, forced = self.skip | self.vacated, self.forced
+        not_sent, forced = self.selection.skip | self.vacated, self.forced
         stack = list(numbers)
         while stack:
             number = stack.pop()
@@ -173,7 +172,7 @@ class _Writer:
             if not kind.changes or number in not_sent:
                 continue
             o = objs[number]
-            if kind is kinds.FUNCTION:
+            if kind is FUNCTION:
                 self.called.update(global_names(o, port.namespace))
             patch = kind.diff(o, None if number in forced else snaps[number], port)
             if patch is None:
@@ -181,9 +180,10 @@ class _Writer:
             if patch is kinds.REPLACE:
                 self.vacated.add(number)
                 raise Again
-            if number in self.slots:
+            if number in self.selection.slots:
+                instead = self.selection.slots[number]
                 shape, values = kind.split(patch) or (None, [])
-                patch = kind.join(shape, [self.slots[number].get(i, value) for i, value in enumerate(values)])
+                patch = kind.join(shape, [instead.get(i, value) for i, value in enumerate(values)])
             self.patches[number] = patch
             self.to_write.append((number, patch))
             stack.extend(table.known(kind.children(o)))
@@ -214,7 +214,8 @@ class _Writer:
                 self.written = memo.keys()
 
     def check_size(self, name: str, value: Any, size: int) -> None:
-        if self.limit is not None and size > self.limit and name not in self.asked:
+        limit = self.selection.limit
+        if limit is not None and size > limit and name not in self.selection.asked:
             reason = f"It is large; --out {name} brings it to the notebook."
             self.table.port.stay(value, reason, name, size)
             raise Again
@@ -260,98 +261,6 @@ class _Writer:
             assert kind
             if id(o) in self.table.port.staying:
                 continue
-            if kind is kinds.FUNCTION:
+            if kind is FUNCTION:
                 self.called.update(global_names(o, self.table.port.namespace))
             self.visit(self.table.known(kind.children(o)))
-
-
-@dataclass
-class Read:
-    """names: with their values. patched: numbers of the objects that were changed. failed: what could not be read and why.
-    replaced: objects that could not be changed in place, each with the new one."""
-
-    names: dict[str, Any] = field(default_factory=dict)
-    patched: list[int] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    replaced: list[tuple[Any, Any]] = field(default_factory=list)
-
-
-def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Mapping[int, int], chunks: Sequence[Chunk]) -> Read:
-    """Reads what `write` made, applies the patches and enters the new objects. What fails is told, and the rest is read."""
-    learn_libraries()
-    found = Read()
-    patches: list[tuple[int, Any]] = []
-    memo: dict[int, Any] = {}
-    for unit in _units(table, bytes(stream), chunks, memo, found):
-        if isinstance(unit, dict):
-            found.names.update(unit)
-            found.names.pop("", None)
-        elif isinstance(unit[0], int):
-            patches.append(unit)
-        else:
-            found.names[unit[0]] = unit[1]
-    learn_libraries()
-    old = {number: table.objs[number] for number in vacated}
-    for number in vacated:
-        table.vacate(number)
-    for number, patch in sorted(patches, key=lambda entry: table.kinds[entry[0]].order):
-        try:
-            table.kinds[number].patch(table.objs[number], patch)
-            found.patched.append(number)
-        except Exception as error:
-            what = f"of a {type(table.objs[number]).__name__}, {type(error).__name__}: {error}"
-            found.failed.append(("", what))
-    table.add(memo[number] for number in array.array("I", bytes(new_numbers)))
-    found.replaced = [(old[number], table.objs[new]) for number, new in vacated.items() if new]
-    for number, patch in patches:
-        table.refresh(number, patch)
-    for kind in {table.kinds[number] for number in found.patched}:
-        kind.after_patches(table, found.patched)
-    table.port.settled()
-    return found
-
-
-def _units(table: Table, stream: bytes, chunks: Sequence[Chunk], memo: dict[int, Any], found: Read) -> Iterator[Any]:
-    """The pickles of a stream on one memo. One that fails is told, and skipped: its numbers are filled with holes."""
-    if not stream:
-        return
-    objs, prefix = table.objs, bytes(table.prefix)
-    begin = taken = 0
-    while True:
-        prefix += b"N."
-        file = io.BytesIO(prefix + stream[begin:])
-        unpickler = Unpickler(file, objs, iter(chunks[taken:]))
-        unpickler.load()
-        offset, position = begin - len(prefix), begin
-        try:
-            while position < len(stream):
-                yield unpickler.load()
-                position = file.tell() + offset
-        except Exception as error:
-            first, _, _, size = _extent(stream[position:], 1)
-            found.failed.append((first, f"{type(error).__name__}: {error}"))
-        memo.update(unpickler.memo.copy())
-        if position == len(stream):
-            return
-        begin = position + size
-        _, numbers, taken, _ = _extent(stream[:begin])
-        objs = [memo.setdefault(number, Hole()) for number in range(len(table.objs) + numbers)]
-        prefix = b"\x80\x05" + b"".join(map(seed, range(len(objs))))
-
-
-def _extent(stream: bytes, units: int | None = None) -> tuple[str, int, int, int]:
-    """Of the first units of a stream: the first text in it, how many objects and buffers it numbers, its length in bytes."""
-    file, first, numbers, buffers = io.BytesIO(stream), "", 0, 0
-    while file.tell() < len(stream) and units != 0:
-        for code, argument, _ in pickletools.genops(file):
-            numbers += code.name == "MEMOIZE"
-            buffers += code.name == "NEXT_BUFFER"
-            first = first or (argument if isinstance(argument, str) else "")
-        units = None if units is None else units - 1
-    return first, numbers, buffers, file.tell()
-
-
-class Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, objs: list[Any], chunks: Iterator[Chunk]) -> None:
-        super().__init__(file, buffers=chunks)
-        self.persistent_load = objs.__getitem__  # type: ignore[method-assign]
