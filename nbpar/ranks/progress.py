@@ -58,7 +58,10 @@ class Progress:
             if self._started is None or now < self._next:
                 return None
             self._next = now + PERIOD
-            pulse = self._sample()
+            try:
+                pulse = self._sample()
+            except Exception:  # the thread has more to do than this, and the cell's own thread goes on meanwhile
+                return None
             return pulse if pulse.seconds > SILENT else None
 
     def _sample(self) -> Pulse:
@@ -91,15 +94,12 @@ class Progress:
 
 def split_now() -> tuple[int, ...] | None:
     """Rows by rank of the batch that mode `data` is splitting at this moment."""
-    context = sys.modules.get("nbpar.parallel.data.context")
-    call = context.running if context else None
+    call = getattr(sys.modules.get("nbpar.parallel.data.context"), "running", None)  # a module may be half imported
     return call.share.sizes if call else None
 
 
 def bars() -> tuple[tuple[int, int], ...]:
     """The progress bars (tqdm) that are open, outermost first, as (items begun, length)."""
-    tqdm = sys.modules.get("tqdm.std")
-    if tqdm is None:
-        return ()
-    open_bars = sorted(getattr(tqdm.tqdm, "_instances", ()), key=lambda bar: abs(bar.pos))
+    tqdm = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+    open_bars = sorted(getattr(tqdm, "_instances", ()), key=lambda bar: abs(bar.pos))
     return tuple((bar.n + 1, int(bar.total or 0)) for bar in open_bars)[:2]

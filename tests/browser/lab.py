@@ -110,7 +110,12 @@ def server(root: Path, home: Path) -> Iterator[str]:
     }  # fmt: skip
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, **{name: str(home / folder) for name, folder in folders.items()}, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        **{name: str(home / folder) for name, folder in folders.items()},
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+    }
     command = [
         sys.executable, "-m", "jupyter", "lab", "--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
         "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", "--expose-app-in-browser",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import gc
+import io
+import sys
 import traceback
+import types
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +18,7 @@ from torch import nn
 
 from nbpar.ranks.loops import Loops, length
 from nbpar.ranks.phases import NAMES, Phases
+from nbpar.ranks.progress import bars, split_now
 
 
 @pytest.fixture
@@ -92,6 +96,24 @@ def test_errors_look_the_same(loops: Loops) -> None:
                 frames = traceback.extract_tb(error.__traceback__)
                 seen.append((repr(error), [(frame.name, frame.lineno) for frame in frames]))
         assert seen[0] == seen[1]
+
+
+def test_modules_that_are_half_imported_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nbpar.parallel.data.context", "tqdm.std"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    assert split_now() is None
+    assert bars() == ()
+
+
+def test_open_bars_are_read() -> None:
+    tqdm = pytest.importorskip("tqdm")
+    outer = tqdm.tqdm(total=10, file=io.StringIO())
+    inner = tqdm.tqdm(total=5, file=io.StringIO())
+    outer.update(3)
+    assert bars() == ((4, 10), (1, 5))
+    inner.close()
+    outer.close()
+    assert bars() == ()
 
 
 def test_phases_of_a_training_loop() -> None:
