@@ -102,6 +102,7 @@ class Rank:
         if world.size == int(os.environ["NBPAR_SIZE"]):
             comm.join(world, os.environ["NBPAR_BACKEND"])
             patient.install()
+            unlink_shared_memory(world)
         self.comm, self.parallel = comm, parallel
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
@@ -212,6 +213,21 @@ def prepare_device() -> str:
     index = local % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return f"cuda:{index}"
+
+
+def unlink_shared_memory(world: Any) -> None:
+    """MPICH's shared memory loses its name once all ranks have it: a rank that is killed then leaves nothing in /dev/shm."""
+    world.barrier()
+    try:
+        with open("/proc/self/maps") as maps:
+            names = {line.split(maxsplit=5)[-1].strip() for line in maps if "/dev/shm/mpich_shm_" in line}
+    except OSError:
+        return
+    for name in names:
+        try:
+            os.unlink(name)
+        except FileNotFoundError:
+            pass
 
 
 def seed_everything(seed: int) -> None:
