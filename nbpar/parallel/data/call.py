@@ -198,7 +198,9 @@ class Splitter:
         if isinstance(local, str):
             put_back()
             return Refusal(local)
-        outputs = [value if how is None else leave(value, how, call) for value, how in zip(local.values, plan.outputs, strict=True)]
+        norm.even_out(call)
+        out = self.leave if expected is None else leave
+        outputs = [value if how is None else out(value, how, call) for value, how in zip(local.values, plan.outputs, strict=True)]
         for place, how in plan.state.items():
             if how != "same":
                 value = state.get(subject.modules, place)

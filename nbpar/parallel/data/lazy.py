@@ -69,13 +69,14 @@ class Lazy:
         """Gather what every rank still has, as plain tensors. Collective."""
         if not self.made:
             return
-        mine = {tensor._pending.serial: tensor for tensor in self.alive}
+        mine = {tensor._pending.serial: tensor for tensor in self.alive if type(tensor) is Rows}
         common = set(mine).intersection(*self.ranks.objects(sorted(mine)))
         for serial in sorted(common):
             tensor = mine[serial]
             tensor.settle()
             if type(tensor) is Rows:
                 tensor.plain()
+        for tensor in self.alive:
             vars(tensor).pop(AHEAD_OF_DATA, None)
 
 

@@ -1,0 +1,270 @@
+"""What the mode does beside giving equal results: what it says, what it costs, what it leaves behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.utils import checkpoint
+from torch.utils.data import DataLoader
+
+import nbpar
+from nbpar.errors import OptionError, Unsupported
+from nbpar.parallel import api, mode
+from tests.data.test_equality import BACKEND
+from tests.data.zoo import CELLS
+from tests.ranks import run_ranks
+
+PROGRAMS: dict[str, Callable[[], Any]] = {}
+
+
+def program(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Run by every rank of two."""
+    PROGRAMS[function.__name__] = function
+    return function
+
+
+def run_programs() -> dict[str, Any]:
+    found = {}
+    for name, function in PROGRAMS.items():
+        torch.manual_seed(0)
+        try:
+            found[name] = function()
+        except Exception:
+            found[name] = traceback.format_exc()
+    return found
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[dict[str, Any]]:
+    return run_ranks(2, run_programs, backend=BACKEND)
+
+
+def patched() -> list[Any]:
+    names = [
+        (nn.Module, "__call__"), (torch, "batch_norm"), (torch._C._nn, "cross_entropy_loss"), (torch._C._nn, "nll_loss_nd"),
+        (checkpoint, "_checkpoint_without_reentrant_generator"), (checkpoint, "CheckpointFunction"), (torch.Tensor, "item"),
+        (torch.Tensor, "numpy"), (torch.autograd, "_engine_run_backward"), (api, "splitter"), (api, "asked"),
+        (DataLoader, "__iter__"), (torch, "save"),
+    ]  # fmt: skip
+    return [(getattr(owner, name), name in vars(owner)) for owner, name in names]
+
+
+@program
+def leaves_no_trace() -> bool:
+    model, x = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)), torch.randn(9, 5)
+    before, namespace = patched(), {}
+    for options in ({}, {"batch": ("x",)}, {"loss": "local"}, {"aggregate": "central"}):
+        try:
+            with mode("data", options, namespace):
+                model(x).sum().backward()
+                assert patched() != before
+                raise KeyError("the cell's own")
+        except KeyError:
+            pass
+        assert patched() == before and not namespace
+    hooks = [h for p in model.parameters() for h in (p._backward_hooks or ())]
+    return not hooks
+
+
+def test_leaves_no_trace(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["leaves_no_trace"] for rank in ranks] == [True, True]
+
+
+@program
+def raises_alike() -> tuple[str, bool, list[str]]:
+    """A label that only one rank's rows have."""
+    model = nn.Sequential(nn.Embedding(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    good, bad = torch.arange(9) % 5, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 99])
+    with mode("data", {}, {}) as report:
+        model(good)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        try:
+            model(bad)
+        except IndexError as error:
+            text = str(error)
+        same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        model(good)
+    return text, same, report.lines
+
+
+def test_an_error_of_one_rank_is_the_error_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        text, same, lines = rank["raises_alike"]
+        assert text == "index out of range in self"
+        assert same
+        assert len(lines) == 1 and "runs whole on every rank" in lines[0]
+
+
+@program
+def one_more_forward() -> list[int]:
+    rows: list[int] = []
+
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(5, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows.append(len(x))
+            return self.a(x)
+
+    model, x = Counts(), torch.randn(40, 5)
+    with mode("data", {}, {}) as report:
+        for _ in range(3):
+            model(x).sum().backward()
+    assert report.details["checks"] == 1 and report.details["check seconds"] > 0
+    return rows
+
+
+def test_the_check_costs_one_more_forward(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["one_more_forward"].count(40) == 1
+        assert rank["one_more_forward"].count(20) == 3
+        assert all(count in (40, 20) or count <= 5 for count in rank["one_more_forward"])
+
+
+@program
+def few_collectives() -> dict[str, Any]:
+    cell = CELLS["gpt, tied weights, loss inside"]
+    names: dict[str, Any] = {}
+    exec(cell.first, names)
+    with mode("data", {}, names):
+        exec(cell.train, names)
+    with mode("data", {}, names) as report:
+        exec(cell.train, names)
+    torch.set_default_dtype(torch.float32)
+    return report.details
+
+
+def test_gradients_are_bucketed(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        details = rank["few_collectives"]
+        assert details["backward passes"] == 5
+        assert details["collectives"]["gradients"] == 5
+
+
+@program
+def tiny_runs_whole() -> tuple[list[str], dict[str, int], bool]:
+    model = nn.Linear(3, 2)
+    opt = torch.optim.SGD(model.parameters(), 0.1)
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    with mode("data", {}, {}) as report:
+        for _ in range(80):
+            opt.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            opt.step()
+    every: list[Any] = [None, None]
+    dist.all_gather_object(every, model.weight)
+    return report.lines, report.details["calls"]["Linear"], torch.equal(*every)
+
+
+def test_a_tiny_call_runs_whole_and_says_so(ranks: list[dict[str, Any]]) -> None:
+    (lines, counts, same), (_, others, _) = (rank["tiny_runs_whole"] for rank in ranks)
+    assert counts == others and same
+    whole = counts.get("whole", 0)
+    assert counts["split"] + whole == 80
+    assert whole < 20 or (len(lines) == 1 and "that is quicker, as measured" in lines[0])
+
+
+@program
+def local_batchnorm() -> tuple[list[str], bool, bool]:
+    model, exact, x = nn.BatchNorm1d(5), nn.BatchNorm1d(5), torch.randn(9, 5)
+    exact(x)
+    with mode("data", {"local_batchnorm": True}, {}) as report:
+        out = model(x)
+    every: list[Any] = [None, None]
+    dist.all_gather_object(every, (model.running_var, out.detach()))
+    alike = all(torch.equal(a, b) for a, b in zip(*every, strict=True))
+    return report.lines, alike, torch.allclose(model.running_var, exact.running_var)
+
+
+def test_local_batchnorm_is_alike_on_all_ranks_but_not_exact(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        lines, alike, exact = rank["local_batchnorm"]
+        assert alike and not exact
+        assert any("--local-batchnorm" in line for line in lines)
+
+
+@program
+def large_outputs() -> dict[str, Any]:
+    model, x = nn.Linear(4, 50_000), torch.randn(7, 4)
+    found: dict[str, Any] = {}
+    with mode("data", {}, {}):
+        out = model(x)
+        out = model(x)
+        loss = F.cross_entropy(out, torch.arange(7))
+        found["waits"] = type(out) is not torch.Tensor
+        try:
+            torch.autograd.grad(loss, out)
+        except Unsupported as error:
+            found["too late"] = str(error)
+        fresh = model(x)
+        grad = torch.autograd.grad(fresh.pow(2).sum(), fresh)[0]
+        found["in time"] = torch.equal(grad, 2 * fresh) and type(fresh) is torch.Tensor
+        kept = model(x)
+    found["gathered at the end"] = type(kept) is torch.Tensor and torch.allclose(kept, model(x), atol=1e-5)
+    with mode("data", {}, {}):
+        before = model(x)
+        nbpar.rank()
+        after = model(x)
+        found["asked"] = type(before) is torch.Tensor and type(after) is torch.Tensor
+    return found
+
+
+def test_large_outputs_wait_until_somebody_looks(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        found = rank["large_outputs"]
+        assert "clone()" in found.pop("too late")
+        assert all(found.values()) and len(found) == 4, found
+
+
+@program
+def reasons() -> dict[str, list[str]]:
+    found = {}
+    for name in ("branch on its data", "style: forward hook, inner", "style: lengths as a list", "per-row noise from numpy"):
+        cell, names = CELLS[name], {}
+        exec(cell.first, names)
+        with mode("data", {}, names) as report:
+            exec(cell.train, names)
+        found[name] = report.lines
+    torch.set_default_dtype(torch.float32)
+    return found
+
+
+def test_what_runs_whole_is_said_once_with_a_reason(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["reasons"] == ranks[1]["reasons"]
+    for lines in ranks[0]["reasons"].values():
+        assert len(lines) == 1 and "runs whole on every rank: " in lines[0] and lines[0].endswith(".")
+
+
+def test_modes_and_options() -> None:
+    with mode("each", {}, {}) as report:
+        assert report.lines == []
+    with pytest.raises(OptionError, match="no mode 'dta'. Did you mean 'data'"):
+        with mode("dta", {}, {}):
+            pass
+
+
+def test_outside_a_world_everything_is_an_identity() -> None:
+    assert (nbpar.rank(), nbpar.size()) == (0, 1)
+
+    @nbpar.split
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert double(3) == 6 and double.__name__ == "double"
+    assert nbpar.split(lambda x: x + 1, batch_dim=1)(2) == 3
+
+
+def test_the_api_needs_no_torch() -> None:
+    code = "import sys, nbpar; nbpar.rank(), nbpar.split; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
