@@ -228,6 +228,25 @@ def test_large_outputs_wait_until_somebody_looks(ranks: list[dict[str, Any]]) ->
 
 
 @program
+def changed_between_cells() -> tuple[bool, list[str], list[str]]:
+    model, x = nn.Linear(4, 3), torch.randn(9, 4)
+    with mode("data", {}, {}) as first:
+        for _ in range(5):
+            model(x)
+    model.forward = lambda x: x @ model.weight.t() - x.mean()  # type: ignore[method-assign]
+    with mode("data", {}, {}) as second:
+        got = model(x)
+    return torch.allclose(got, model(x)), first.lines, second.lines
+
+
+def test_a_module_changed_between_cells_is_seen_to_mix_rows(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        right, first, second = rank["changed_between_cells"]
+        assert right and not first
+        assert len(second) == 1 and "rows mix" in second[0]
+
+
+@program
 def reasons() -> dict[str, list[str]]:
     found = {}
     for name in ("branch on its data", "style: forward hook, inner", "style: lengths as a list", "per-row noise from numpy"):
@@ -249,7 +268,7 @@ def test_what_runs_whole_is_said_once_with_a_reason(ranks: list[dict[str, Any]])
 def test_modes_and_options() -> None:
     with mode("each", {}, {}) as report:
         assert report.lines == []
-    with pytest.raises(OptionError, match="no mode 'dta'. Did you mean 'data'"):
+    with pytest.raises(OptionError, match=r"no mode 'dta'\. Did you mean 'data'"):
         with mode("dta", {}, {}):
             pass
 

@@ -29,7 +29,13 @@ class Fake:
 
 
 @settings(max_examples=60, deadline=None)
-@given(SIZES, st.integers(0, 2), st.sampled_from([1, 2, 3]), st.sampled_from([1, 4]), st.lists(st.integers(1, 3), min_size=2, max_size=2))
+@given(
+    SIZES,
+    st.integers(0, 2),
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([1, 4]),
+    st.lists(st.integers(1, 3), min_size=2, max_size=2),
+)
 def test_cut_is_found_and_gathered_again(sizes: tuple[int, ...], dim: int, outer: int, inner: int, others: list[int]) -> None:
     shape = [*others[:dim], outer * sum(sizes) * inner, *others[dim:]]
     whole = torch.randn(shape)

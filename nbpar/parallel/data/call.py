@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +47,9 @@ class Splitter:
     lazy: Lazy
     batch_dim: int | None = None
     local_batchnorm: bool = False
+    serial: int = field(default_factory=itertools.count(1).__next__)
+    process: int = field(default_factory=os.getpid)
+    thread: int = field(default_factory=threading.get_ident)
     checks: int = 0
     check_seconds: float = 0.0
     counts: dict[str, Counter[str]] = field(default_factory=dict)
@@ -55,7 +61,7 @@ class Splitter:
         """`nn.Module.__call__` that splits outermost calls."""
 
         def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            if context.busy or in_transform() or next(module.parameters(), None) is None:
+            if context.busy or self.elsewhere() or in_transform() or next(module.parameters(), None) is None:
                 return original(module, *args, **kwargs)
             subject = self.subjects.get(module)
             if subject is None:
@@ -67,10 +73,14 @@ class Splitter:
     def function(self, wrapper: Any, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of a function marked with `nbpar.split`."""
         function = wrapper.__wrapped__
-        if context.busy or in_transform():
+        if context.busy or self.elsewhere() or in_transform():
             return function(*args, **kwargs)
         dim = self.batch_dim if batch_dim is None else batch_dim
         return self.split(Subject(wrapper, function, None), dim, args, kwargs)
+
+    def elsewhere(self) -> bool:
+        """In a worker of a DataLoader or a thread of the program's own, where the other ranks are not in step."""
+        return os.getpid() != self.process or threading.get_ident() != self.thread
 
     def split(self, subject: Subject, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rough = outward(args, kwargs)
@@ -78,6 +88,7 @@ class Splitter:
             return self.run_whole(subject, args, kwargs)
         flat, spec = tree_flatten((args, kwargs))
         knowledge = known.setdefault(subject.key, Knowledge())
+        knowledge.begin(self.serial)
         ranks = self.gradients.ranks
         key = (ranks.size, kind(flat, subject.training, ranks.size, batch_dim))
         plan = refused_before(subject) or knowledge.plans.get(key)
@@ -102,9 +113,11 @@ class Splitter:
         self, subject: Subject, knowledge: Knowledge, key: Any, plan: Plan, pace: Pace,
         flat: Sequence[Any], spec: Any, batch_dim: int | None,
     ) -> Done | Refusal:  # fmt: skip
-        """The call on this rank's rows, checked again at calls 2, 4, 8, …"""
+        """The call on this rank's rows, checked again at calls 2, 4, 8, … and in each cell"""
         plan.calls += 1
-        if plan.calls > 1 and plan.calls & (plan.calls - 1) == 0 and not self.still(subject, flat, spec, plan):
+        look = not plan.fresh or (plan.calls > 1 and plan.calls & (plan.calls - 1) == 0)
+        plan.fresh = True
+        if look and not self.still(subject, flat, spec, plan):
             again = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
             if isinstance(again, Refusal):
                 return again

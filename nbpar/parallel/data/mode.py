@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -56,6 +58,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
         return
     local = bool(chosen.batch) or chosen.loss == "local"
     central = chosen.aggregate == "central"
+    began = in_step(ranks)
     gradients = LocalGradients(ranks, central, lambda: call.share.weight) if local else Gradients(ranks, central)
     call = call_of_cell(ranks, gradients, chosen.local_batchnorm)
     lazy = Lazy(ranks)
@@ -77,10 +80,24 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
         try:
             yield
             lazy.gather_all()
+            if began and not in_step(ranks):
+                report.say(OUT_OF_STEP)
         finally:
             lazy.over = True
     splitter.disturb()
     report.details.update(details(splitter))
+
+
+OUT_OF_STEP = (
+    "The ranks ended with different random states: something in this cell draws differently on each of them, so its results may"
+    " differ from those of one process"
+)
+
+
+def in_step(ranks: Ranks) -> bool:
+    """Whether all ranks' random streams are in the same state."""
+    state = zlib.crc32(bytes(torch.get_rng_state().numpy()), zlib.crc32(repr(random.getstate()).encode()))
+    return ranks.agree(True, state, 0)[1][0]
 
 
 def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:

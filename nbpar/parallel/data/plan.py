@@ -35,7 +35,7 @@ class Plan:
 
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
-    verified: a whole batch has been compared.
+    verified: a whole batch has been compared. fresh: looked at in this cell.
     """
 
     base: int
@@ -49,6 +49,7 @@ class Plan:
     reads: bool
     writes: bool
     verified: bool = False
+    fresh: bool = True
     calls: int = 0
 
     @property
@@ -68,9 +69,20 @@ class Refusal:
 class Knowledge:
     """What is known about one subject; it lives as long as the module."""
 
+    cell: int = 0
     plans: dict[Any, Plan | Refusal] = field(default_factory=dict)
     surprises: dict[Any, int] = field(default_factory=dict)
     paces: dict[Any, Pace] = field(default_factory=dict)
+
+    def begin(self, cell: int) -> None:
+        """A cell's first call: the module may be another since, so plans are looked at again and refusals are forgotten."""
+        if cell == self.cell:
+            return
+        self.cell = cell
+        self.plans = {key: plan for key, plan in self.plans.items() if isinstance(plan, Plan)}
+        for plan in self.plans.values():
+            if isinstance(plan, Plan):
+                plan.fresh = False
 
 
 def kind(flat: Sequence[Any], training: bool, size: int, batch_dim: int | None) -> Any:
