@@ -730,7 +730,7 @@ class Large(nn.Module):
 model = Large()
 """
 cell(
-    "large logits, only the loss", LARGE + SGD,
+    "large logits, only the loss", LARGE + SGD.replace("0.1", "0.01"),
     """
 for x in ids:
     logits = model(x[:, :-1])
