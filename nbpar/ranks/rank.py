@@ -125,7 +125,7 @@ class Rank:
         from nbpar.ranks import channel
 
         if not self.cells.poll(IDLE):
-            threading.Thread(target=import_module, args=("torch._dynamo",), daemon=True).start()
+            import_module("torch._dynamo")
         while True:
             message = channel.receive(self.cells)
             if message.kind == "exit":
