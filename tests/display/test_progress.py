@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from nbpar.ranks.loops import Loops, length
 from nbpar.ranks.phases import NAMES, Phases
@@ -106,9 +107,8 @@ def test_modules_that_are_half_imported_tell_nothing(monkeypatch: pytest.MonkeyP
 
 
 def test_open_bars_are_read() -> None:
-    tqdm = pytest.importorskip("tqdm")
-    outer = tqdm.tqdm(total=10, file=io.StringIO())
-    inner = tqdm.tqdm(total=5, file=io.StringIO())
+    outer = tqdm(total=10, file=io.StringIO())
+    inner = tqdm(total=5, file=io.StringIO())
     outer.update(3)
     assert bars() == ((4, 10), (1, 5))
     inner.close()
