@@ -25,11 +25,13 @@ class Names:
     reads: those it loads, changes or deletes, builtins included, since a notebook may have given them a value of its own.
     binds: those it assigns, as far as its text shows; what the namespace holds afterwards is the truth.
     dynamic: the calls through which it may reach any other name: then everything has to be there.
+    anew: those that it gives a value before it uses them, reading from top to bottom: what they held before hardly matters.
     """
 
     reads: frozenset[str]
     binds: frozenset[str]
     dynamic: frozenset[str]
+    anew: frozenset[str] = frozenset()
 
 
 @functools.cache
@@ -43,9 +45,52 @@ def names(source: str) -> Names:
     python = _transformer().transform_cell(source)
     reader = _Reader()
     reader.scopes(symtable.symtable(python, "<cell>", "exec"))
-    for node in ast.walk(ast.parse(python)):
+    tree = ast.parse(python)
+    for node in ast.walk(tree):
         reader.node(node)
-    return Names(frozenset(reader.reads - {"get_ipython"}), frozenset(reader.binds), frozenset(reader.dynamic))
+    first = FirstUse()
+    first.visit(tree)
+    reads = frozenset(reader.reads - {"get_ipython"})
+    return Names(reads, frozenset(reader.binds), frozenset(reader.dynamic), frozenset(first.stored))
+
+
+class FirstUse(ast.NodeVisitor):
+    """Names by what happens to them first, in the order of evaluation: stored or used."""
+
+    def __init__(self) -> None:
+        self.stored: set[str] = set()
+        self._used: set[str] = set()
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if isinstance(node.ctx, ast.Store) and node.id not in self._used:
+            self.stored.add(node.id)
+        elif node.id not in self.stored:
+            self._used.add(node.id)
+
+    def _after(self, value: ast.AST | None, node: ast.AST) -> None:
+        """The value is computed before the rest happens."""
+        if value is not None:
+            self.visit(value)
+        self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self._after(node.value, node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self._after(node.value, node)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self._after(node.value, node)
+
+    def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
+        self._after(node.iter, node)
+
+    visit_AsyncFor = visit_For
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        if isinstance(node.target, ast.Name) and node.target.id not in self.stored:
+            self._used.add(node.target.id)
+        self.generic_visit(node)
 
 
 class _Reader:

@@ -132,7 +132,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
     world.cell += 1
     world.renew()
     names = read_names(cell.code)
-    packed = world.values.pack(names.reads, cell=world.cell, everything=bool(names.dynamic))
+    packed = world.values.pack(names.reads, cell=world.cell, everything=bool(names.dynamic), anew=names.anew)
     task = Task(
         number=world.cell,
         code=cell.code,

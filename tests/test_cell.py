@@ -69,3 +69,18 @@ def test_closed_cells_are_not_open_ended():
 def test_a_cell_that_does_not_parse_raises():
     with pytest.raises(SyntaxError):
         names("def f(:")
+
+
+@pytest.mark.parametrize(
+    "source, anew",
+    [
+        ("for x, y in data:\n  loss = f(x)\n  loss.backward()", "x y loss"),
+        ("loss.backward()\nloss = 1", ""),
+        ("loss = loss + 1", ""),
+        ("total += 1", ""),
+        ("if (m := f()): m", "m"),
+        ("a: int = b\nb = a", "a"),
+    ],
+)
+def test_names_that_begin_anew(source, anew):
+    assert names(source).anew == set(anew.split())

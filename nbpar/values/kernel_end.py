@@ -52,6 +52,7 @@ class KernelPort(Port):
         self.sent: dict[str, RankGroup] = {}  # groups of which each rank is to get its own
         self.group: RankGroup | None = None  # that of the cell being merged
         self.notes: list[str] = []
+        self.anew: Collection[str] = frozenset()
         self.refs: weakref.WeakValueDictionary[str, RankRef] = weakref.WeakValueDictionary()
         self.released: list[str] = []
         self._detached: dict[int, Any] = {}
@@ -95,7 +96,7 @@ class KernelPort(Port):
         self._detached[key] = weakref.ref(tensor, lambda _: self._detached.pop(key, None))
 
     def writes_tensor(self, tensor: Any, graph: bool) -> None:
-        if graph or id(tensor) in self._detached:
+        if (graph or id(tensor) in self._detached) and self.label not in self.anew:
             self.notes.append(f"{self.label} goes to the ranks without the graph that it was computed by.")
 
 
@@ -116,8 +117,14 @@ class KernelEnd:
         self.pool.close()  # a rank may still be reading it
         self._floor, self._moved = 0, 0
 
-    def pack(self, reads: Iterable[str], *, cell: int, everything: bool = False) -> Packed:
-        """reads: the cell's names; everything: it may reach any variable. cell: its number, for the ranks' own use."""
+    def pack(
+        self, reads: Iterable[str], *, cell: int, everything: bool = False, anew: Collection[str] = frozenset()
+    ) -> Packed:
+        """reads: the cell's names; everything: it may reach any variable. cell: its number, for the ranks' own use.
+
+        anew: names that the cell gives a new value before it uses them: nothing needs to be said about their old one.
+        """
+        self.port.anew = anew
         mine = persons(self.namespace)
         names = mine if everything else {name: mine[name] for name in reads if name in mine}
         if not everything:
