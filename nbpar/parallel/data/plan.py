@@ -14,6 +14,7 @@ from nbpar.parallel.data.pace import Pace
 from nbpar.parallel.data.state import Place
 
 MOST_CANDIDATES = 8
+MOST_SURPRISES = 3
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,16 @@ class Knowledge:
     plans: dict[Any, Plan | Refusal] = field(default_factory=dict)
     surprises: dict[Any, int] = field(default_factory=dict)
     paces: dict[Any, Pace] = field(default_factory=dict)
+
+    def surprise(self, key: Any, refusal: Refusal | None) -> None:
+        """A split call did not go as planned. After a few times, or with a refusal, calls of this kind run whole."""
+        self.surprises[key] = self.surprises.get(key, 0) + 1
+        if self.surprises[key] >= MOST_SURPRISES:
+            refusal = refusal or Refusal(f"{MOST_SURPRISES} times it did not do what its first call did")
+        if refusal:
+            self.plans[key] = refusal
+        else:
+            del self.plans[key]
 
     def begin(self, cell: int) -> None:
         """A cell's first call: the module may be another since, so plans are looked at again and refusals are forgotten."""

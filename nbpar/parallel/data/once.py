@@ -1,0 +1,138 @@
+"""One call on this rank's rows: its outputs as one process would have made them, or why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_unflatten
+
+from nbpar.parallel.data import context, norm, state
+from nbpar.parallel.data.attempt import Local, attempt
+from nbpar.parallel.data.border import leave
+from nbpar.parallel.data.context import Call
+from nbpar.parallel.data.draws import Streams, Unlike, Whole, moved
+from nbpar.parallel.data.gradients import Gradients
+from nbpar.parallel.data.layouts import How, Layout, Share, loose, same
+from nbpar.parallel.data.lazy import Lazy
+from nbpar.parallel.data.plan import Plan, Refusal
+from nbpar.parallel.data.structure import flatten, unflatten
+from nbpar.parallel.data.subject import Subject
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What calls of one cell share. checking: a context whose time counts as that of checks."""
+
+    gradients: Gradients
+    lazy: Lazy
+    local_batchnorm: bool
+    checking: Callable[[Sequence[Any]], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Done:
+    value: Any
+
+
+class Once:
+    """A call that is about to run. Whatever it changes can be put back."""
+
+    def __init__(self, setting: Setting, subject: Subject, plan: Plan, flat: Sequence[Any], spec: Any) -> None:
+        self.setting, self.subject, self.plan, self.flat, self.spec = setting, subject, plan, flat, spec
+        ranks = setting.gradients.ranks
+        share = Share(ranks.sizes(flat[plan.base].shape[plan.dim]), ranks.rank)
+        self.call = Call(share, ranks, setting.gradients, reads_allowed=plan.reads, local_batchnorm=setting.local_batchnorm)
+        self.kept = state.State(subject.modules) if plan.state or not plan.verified else None
+        self.streams = Streams.now() if plan.python_draws or not plan.verified else None
+        self.torch_stream = torch.get_rng_state()
+        self.weights = [weight.detach().clone() for weight in subject.parameters] if plan.writes else []
+
+    def run(self) -> Done | Refusal:
+        """Collective. After a Refusal everything is as before."""
+        if self.call.share.rows < self.call.ranks.size:
+            return Refusal(f"a batch of {self.call.share.rows} has fewer rows than there are ranks ({self.call.ranks.size})")
+        plan, subject = self.plan, self.subject
+        expected = None if plan.verified or self.setting.local_batchnorm else self.reference()
+        watch = Whole(self.call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
+        local = attempt(subject, subject.run, self.flat, self.spec, plan.cuts, self.call, watch, self.accept)
+        if isinstance(local, str):
+            self.put_back()
+            return Refusal(local)
+        norm.even_out(self.call)
+        out = leave if expected is not None else self.leave
+        outputs = [v if how is None else out(v, how, self.call) for v, how in zip(local.values, plan.outputs, strict=True)]
+        self.leave_state()
+        if expected is not None and not self.as_expected(outputs, *expected):
+            self.put_back()
+            return Refusal("rows mix: the whole batch gives another result than its rows")
+        plan.verified = True
+        return Done(unflatten(outputs, plan.spec))
+
+    def accept(self, local: Local) -> Sequence[Any]:
+        """The local outputs are what the plan says. Raises Unlike."""
+        if not self.plan.draw_names and moved(self.torch_stream):
+            raise Unlike("it draws random numbers that its first call did not draw")
+        if local.spec != self.plan.spec:
+            raise Unlike("its result has another structure than that of its first call")
+        return [outline(value, how, self.call.share) for value, how in zip(local.values, self.plan.outputs, strict=True)]
+
+    def leave(self, local: Tensor, how: How, call: Call) -> Tensor:
+        return self.setting.lazy.leave(local, how, call) if isinstance(how, Layout) else leave(local, how, call)
+
+    def leave_state(self) -> None:
+        """What the call left on its modules, as one process would have left it."""
+        for place, how in self.plan.state.items():
+            value = state.get(self.subject.modules, place) if how != "same" else None
+            if value is not None:
+                state.put(self.subject.modules, place, leave(value, how, self.call))
+
+    def reference(self) -> tuple[list[Any], dict[state.Place, Tensor]] | None:
+        """Outputs and state of one whole call, without a trace of it; None if it fails: then the call itself will say so."""
+        flat = [value.detach().clone() if isinstance(value, Tensor) else value for value in self.flat]
+        args, kwargs = tree_unflatten(flat, self.spec)
+        try:
+            with self.setting.checking(self.flat), torch.no_grad(), context.inside(None), self.subject.untouched():
+                outputs, _ = flatten(self.subject.run(*args, **kwargs))
+            assert self.kept is not None
+            return outputs, {place: value.detach().clone() for place, value in self.kept.changes().items()}
+        except Exception:
+            return None
+        finally:
+            self.put_back()
+            torch.clear_autocast_cache()
+
+    def as_expected(self, outputs: list[Any], expected: list[Any], expected_state: dict[state.Place, Tensor]) -> bool:
+        got = outputs + [state.get(self.subject.modules, place) for place in self.plan.state]
+        wanted = expected + [expected_state.get(place) for place in self.plan.state]
+        fine = len(got) == len(wanted) and all(
+            not isinstance(a, Tensor) or (isinstance(b, Tensor) and same(a, b, loose())) for a, b in zip(got, wanted, strict=True)
+        )
+        return all(self.call.ranks.objects(fine))
+
+    def put_back(self) -> None:
+        if self.kept:
+            self.kept.put_back()
+        if self.streams:
+            self.streams.put_back()
+        torch.set_rng_state(self.torch_stream)
+        for weight, value in zip(self.subject.parameters, self.weights, strict=False):
+            weight.data.copy_(value)
+
+
+def outline(value: Any, how: Any, share: Share) -> Any:
+    """What must be alike on all ranks of an output: its shape but for the rows. Raises Unlike."""
+    if not isinstance(value, Tensor):
+        if how is not None:
+            raise Unlike("its result is no tensor where it was one in its first call")
+        return value
+    if how is None or (isinstance(how, Layout) and not how.fits(value, share)):
+        raise Unlike("its result has another shape than that of its first call")
+    shape = list(value.shape)
+    if isinstance(how, Layout):
+        shape[how.dim] //= share.count
+    return shape, value.dtype, value.requires_grad

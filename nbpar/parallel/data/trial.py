@@ -1,0 +1,273 @@
+"""One way to cut a call's arguments, tried on a few rows: a whole run, a split run, and whether they say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_unflatten
+
+from nbpar.parallel.data import context, probes
+from nbpar.parallel.data.attempt import Local, attempt
+from nbpar.parallel.data.context import Call
+from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
+from nbpar.parallel.data.gradients import Gradients, now
+from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, reduced
+from nbpar.parallel.data.plan import Candidate, Plan
+from nbpar.parallel.data.state import Place, State
+from nbpar.parallel.data.structure import flatten
+from nbpar.parallel.data.subject import Subject
+
+WHOLE_VALUES = (bool, int, float, complex, str, bytes, type(None))
+
+
+class Unsuited(Unlike):
+    """The whole call cannot be run on these values: no evidence."""
+
+
+def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:
+    """Whether a plan holds for this call too, by a short look. Collective."""
+    candidate = Candidate(plan.base, flat[plan.base].shape[plan.dim], plan.cuts)
+    kept, streams = State(subject.modules), Streams.now()
+    try:
+        return Trial(subject, flat, spec, candidate, gradients).again(plan)
+    finally:
+        kept.put_back()
+        streams.put_back()
+
+
+@dataclass
+class WholeRun:
+    """What a whole call gave."""
+
+    values: list[Any]
+    spec: Any
+    state: dict[Place, Tensor]
+    plain: Any
+    contained: str | None
+    draws: list[Drawn]
+    reads: bool
+    reads_rows: bool
+    streams: Streams
+    gradients: list[Tensor | None]
+    writes: bool = False
+
+
+class Trial:
+    """One candidate, tried. Methods raise Unlike, alike on all ranks."""
+
+    def __init__(self, subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients) -> None:
+        self.subject, self.flat, self.spec = subject, flat, spec
+        self.candidate, self.gradients, self.ranks = candidate, gradients, gradients.ranks
+        rows = min(candidate.rows, 2 * self.ranks.size + 1)
+        self.share = Share(self.ranks.sizes(rows), self.ranks.rank)
+        index = torch.linspace(0, candidate.rows - 1, rows).long()
+        few: dict[Any, Tensor] = {}
+        for at, layout in candidate.cuts:
+            key = (id(flat[at]), layout)
+            if key not in few:
+                few[key] = flat[at].detach().index_select(layout.dim, index.to(flat[at].device))
+        self.few = {at: few[id(flat[at]), layout] for at, layout in candidate.cuts}
+
+    def plan(self) -> Plan:
+        """From all the evidence."""
+        if not reduced():
+            try:
+                return self.collect(double=True)
+            except Unsuited:  # a program that insists on its own type
+                pass
+        return self.collect(double=False)
+
+    def collect(self, double: bool) -> Plan:
+        with self.subject.disturbed(double) as show_afresh:
+            plan = self.evidence(self.few, double, show_afresh, gradients=True)
+            for holed in self.holes():
+                try:
+                    other = self.evidence(holed, double, show_afresh, gradients=False)
+                except Unsuited:
+                    continue  # the program does not take such values
+                if (other.outputs, other.state) != (plan.outputs, plan.state):
+                    raise Unlike("its result is a mean over some entries (a mask?), which rows share unevenly")
+        return plan
+
+    def again(self, plan: Plan) -> bool:
+        """Whether a look at other rows still says the same."""
+        double = not reduced()
+        try:
+            with self.subject.disturbed(double) as show_afresh:
+                now = self.evidence(self.few, double, show_afresh, gradients=False)
+        except Unlike:
+            return False
+        return (now.outputs, now.state, now.draw_layouts) == (plan.outputs, plan.state, plan.draw_layouts)
+
+    def holes(self) -> list[dict[int, Tensor]]:
+        """The few rows with some entries zero; on the CPU also with some labels ignored."""
+        chance = torch.Generator().manual_seed(11)
+
+        def pierce(tensor: Tensor, value: int) -> Tensor:
+            kept = (torch.rand(tensor.shape, generator=chance) > 0.3).to(tensor.device)
+            return torch.where(kept, tensor, torch.full_like(tensor, value))
+
+        by_tensor: dict[int, Tensor] = {}
+        for tensor in self.few.values():
+            by_tensor.setdefault(id(tensor), pierce(tensor, 0))
+        variants = [{at: by_tensor[id(tensor)] for at, tensor in self.few.items()}]
+        labels = {at: tensor for at, tensor in self.few.items() if tensor.dtype == torch.int64 and at != self.candidate.base}
+        if labels and all(tensor.device.type == "cpu" for tensor in labels.values()):
+            variants.append({**self.few, **{at: pierce(tensor, -100) for at, tensor in labels.items()}})
+        return variants
+
+    def evidence(self, few: dict[int, Tensor], double: bool, show_afresh: Callable[[], None], gradients: bool) -> Plan:
+        """What a whole and a split run say. Raises Unsuited where the whole run fails."""
+        kept, streams = State(self.subject.modules), Streams.now()
+        try:
+            inputs = self.inputs(few, double)
+            before = self.subject.fingerprint()
+            whole = self.run_whole(inputs, gradients)
+            whole.writes = self.subject.fingerprint() != before
+            kept.put_back()
+            streams.put_back()
+            if whole.writes:
+                show_afresh()
+            return self.run_split(inputs, whole)
+        finally:
+            kept.put_back()
+            streams.put_back()
+            show_afresh() if self.subject.fingerprint() != before else None
+            torch.clear_autocast_cache()  # it knows weights by name, not by value
+
+    def inputs(self, few: dict[int, Tensor], double: bool) -> list[Any]:
+        """The flattened arguments with few rows; the arguments without rows as they are."""
+        made: dict[int, Tensor] = {}
+
+        def fresh(tensor: Tensor, like: Tensor) -> Tensor:
+            if id(tensor) not in made:
+                new = tensor.detach().double() if double and tensor.is_floating_point() else tensor.detach()
+                made[id(tensor)] = new.clone().requires_grad_(like.requires_grad)
+            return made[id(tensor)]
+
+        return [fresh(few.get(at, value), value) if isinstance(value, Tensor) else value for at, value in enumerate(self.flat)]
+
+    def run_whole(self, inputs: list[Any], gradients: bool) -> WholeRun:
+        kept = State(self.subject.modules)
+        flat = copies(inputs)
+        record = Record([flat[at] for at, _ in self.candidate.cuts])
+        args, kwargs = tree_unflatten(flat, self.spec)
+        start = now()
+        try:
+            with context.inside(None), context.watching(record), record:
+                output = self.subject.trial(*args, **kwargs)
+        except Exception as error:
+            raise Unsuited(f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}") from None
+        values, spec = flatten(output)
+        if record.reads_rows:
+            raise Unlike("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
+        if any(bool(torch.isnan(v).all()) for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.numel()):
+            raise Unsuited("its result is not a number")
+        for value in values:
+            if not isinstance(value, (Tensor, *WHOLE_VALUES)):
+                raise Unlike(f"it returns a {type(value).__name__}, which cannot be put together from rows")
+        wholes = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
+        state = {place: value.detach().clone() for place, value in kept.changes().items()}
+        return WholeRun(
+            wholes, spec, state, kept.plain(), kept.contained(), record.draws, record.reads, record.reads_rows,
+            Streams.now(), probes.gradients(self.subject, values, inputs, start) if gradients else [],
+        )  # fmt: skip
+
+    def run_split(self, inputs: list[Any], whole: WholeRun) -> Plan:
+        if whole.contained:
+            raise Unlike(f"it keeps tensors in a container (`.{whole.contained}`)")
+        kept = State(self.subject.modules)
+        call = Call(self.share, self.ranks, self.gradients)
+        replay = Replay(call, whole.draws)
+        streams = Streams.now()
+        hows: list[Any] = []
+        state: dict[Place, Any] = {}
+
+        def accept(local: Local) -> Sequence[Any]:
+            if len(replay.layouts) != len(whole.draws):
+                raise Unlike("it draws other random numbers for fewer rows")
+            if not Streams.now().same_python(whole.streams):
+                raise Unlike("it draws random numbers by rows with numpy or `random`")
+            if local.spec != whole.spec:
+                raise Unlike("its result has another structure for fewer rows")
+            hows[:] = [self.match(one, other) for one, other in zip(local.values, whole.values, strict=True)]
+            now = kept.changes()
+            if kept.plain() != whole.plain:
+                raise Unlike("numbers that it keeps on the module depend on the number of rows")
+            if now.keys() != whole.state.keys():
+                raise Unlike("it leaves other tensors on the module for fewer rows")
+            state.update({place: self.match(now[place], value, place.name) for place, value in whole.state.items()})
+            return ()
+
+        local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
+        if isinstance(local, str):
+            raise Unlike(self.said(local))
+        now = kept.changes()
+        outputs = [self.settle(how, *pair) for how, *pair in zip(self.agreed(hows), local.values, whole.values, strict=True)]
+        places = sorted(state, key=lambda place: (place.module, place.name))
+        settled = self.agreed([state[place] for place in places])
+        how_state = {p: self.settle(how, now[p], whole.state[p]) for p, how in zip(places, settled, strict=True)}
+        probes.compare(self.subject, local.values, outputs, call, inputs, whole.gradients)
+        return Plan(
+            self.candidate.base, self.candidate.cuts, tuple(outputs), whole.spec,
+            {place: how for place, how in how_state.items() if how is not None},
+            tuple(draw.name for draw in whole.draws), tuple(self.agreed_layouts(replay.layouts)),
+            not streams.same_python(whole.streams), whole.reads, whole.writes,
+        )  # fmt: skip
+
+    def match(self, local: Any, whole: Any, name: str = "") -> Any:
+        """How this rank's value is part of the whole one."""
+        what = f"`.{name}`" if name else "its result"
+        if not isinstance(whole, Tensor):
+            if repr(local) != repr(whole):
+                raise Unlike(f"{what} {str(whole)[:40]!r} depends on the rows of the batch together")
+            return None
+        how = find(local, whole, self.share) if isinstance(local, Tensor) else None
+        if how is None:
+            shape = tuple(local.shape) if isinstance(local, Tensor) else type(local).__name__
+            raise Unlike(
+                f"rows mix: {what} of {self.share.count} rows {shape} is no part of that of {self.share.rows} {tuple(whole.shape)}"
+            )
+        return how
+
+    def said(self, own: str) -> str:
+        """The first rank's own reason, the same on all."""
+        reasons = self.ranks.objects(own)
+        return next((reason for reason in reasons if not reason.startswith("another rank")), reasons[0])
+
+    def agreed(self, hows: list[Any]) -> list[Any]:
+        """The ranks' findings, which must be the same layouts."""
+        every = self.ranks.objects(hows)
+        result = []
+        for ways in zip(*every, strict=True):
+            kinds = set(ways)
+            if len(kinds) > 1 and not all(isinstance(way, Layout) for way in kinds):
+                raise Unlike("rows mix: ranks find different layouts of its result")
+            if len(kinds) > 1:
+                raise Unlike("the layout of its rows is not the same on all ranks")
+            result.append(ways[0])
+        return result
+
+    def agreed_layouts(self, layouts: list[Layout | None]) -> list[Layout | None]:
+        every = self.ranks.objects(layouts)
+        if any(other != every[0] for other in every):
+            raise Unlike("it draws other random numbers on other ranks")
+        return layouts
+
+    def settle(self, how: Any, local: Any, whole: Any) -> How | None:
+        if how != "plain":
+            return how
+        settled = plain(local, whole, self.share, self.ranks)
+        if settled is None:
+            raise Unlike(f"its result {tuple(whole.shape)} is neither alike on all ranks, nor a mean or sum over rows")
+        return settled
+
+
+def copies(originals: Sequence[Any]) -> list[Any]:
+    """Tensors that a program may change in place; what was one tensor stays one."""
+    made: dict[int, Any] = {}
+    return [made.setdefault(id(value), value.clone()) if isinstance(value, Tensor) else value for value in originals]
