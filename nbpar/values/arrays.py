@@ -54,8 +54,20 @@ def address(a: Array) -> int:
     return int(a.__array_interface__["data"][0])
 
 
+def only_reshaped(o: Array, old: Any) -> bool:
+    """Whether an array's new shape can be set on the other side's array."""
+    shape, strides, dtype = old[:3]
+    same_elements = o.dtype == dtype and o.size == np.prod(shape)
+    return bool(same_elements and o.flags.c_contiguous and contiguous(shape, strides, dtype))
+
+
+def contiguous(shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any) -> bool:
+    steps = np.cumprod((dtype.itemsize, *reversed(shape[1:]))) if shape else ()
+    return tuple(steps) == strides[::-1]
+
+
 class ArrayKind(kinds.Kind):
-    """The patch is (shape, fingerprint, bytes)."""
+    """The patch is (shape, fingerprint, bytes), the latter None from a view: what owns its memory here may be a view there."""
 
     order = 0
     shares = True
@@ -72,22 +84,13 @@ class ArrayKind(kinds.Kind):
         now = memory.fingerprint(address(plain), plain.nbytes)
         if old is None or (o.shape, o.strides, o.dtype) == old[:3]:
             return None if old is not None and now == old[3] else (o.shape, now, buffer(plain))
-        before = old[0] if len(old[0]) > 0 else (1,)
-        straight = o.flags.c_contiguous and old[1] == np.empty(before, old[2]).strides
-        return (o.shape, now, buffer(plain)) if straight and o.dtype == old[2] and o.size == np.prod(before) else kinds.REPLACE
+        return (o.shape, now, buffer(plain)) if only_reshaped(o, old) else kinds.REPLACE
 
     def patch(self, o: Array, p: Any) -> None:
-        shape, _, data = p[0], p[1], chunk(p[2])
-        if o.shape != shape:
-            o.shape = shape
-        plain = ordered(o) if o.base is None else o
-        if plain.flags.c_contiguous and plain.flags.writeable:
-            data.into(address(plain))
-        else:
-            plain[...] = np.frombuffer(data.whole(), o.dtype).reshape(plain.shape)
+        set_array(o, p)
 
     def snap_patched(self, o: Array, p: Any, port: Any = None) -> Any:
-        return o.shape, o.strides, o.dtype, p[1]
+        return self.snap(o, port) if p[1] is None else (o.shape, o.strides, o.dtype, p[1])
 
     def reduce(self, o: Array, pickler: Pickler) -> Any:
         storage = storage_around(pickler.port, o)
@@ -110,7 +113,12 @@ class ViewKind(kinds.Kind):
         return o.shape, o.strides, o.dtype
 
     def diff(self, o: Array, old: Any, port: Any = None) -> Any:
-        return None if old is None or (o.shape, o.strides, o.dtype) == old else kinds.REPLACE
+        if old is None or (o.shape, o.strides, o.dtype) == old:
+            return None
+        return (o.shape, None, None) if only_reshaped(o, old) else kinds.REPLACE
+
+    def patch(self, o: Array, p: Any) -> None:
+        set_array(o, p)
 
     def children(self, o: Array) -> Any:
         return (base(o),)
@@ -192,6 +200,19 @@ def view_of(whole: Any, offset: int, laid: Layout) -> Array:
     view: Array = np.ndarray(shape, dtype, buffer=ordered(whole), offset=offset, strides=strides)
     view.flags.writeable = writeable and view.flags.writeable
     return view
+
+
+def set_array(o: Array, p: Any) -> None:
+    shape, _, data = p
+    if o.shape != shape:
+        o.shape = shape
+    if data is None:
+        return
+    plain = ordered(o) if o.base is None else o
+    if plain.flags.c_contiguous and plain.flags.writeable:
+        chunk(data).into(address(plain))
+    else:
+        plain[...] = np.frombuffer(chunk(data).whole(), o.dtype).reshape(plain.shape)
 
 
 def set_elements(a: Array, elements: list[Any]) -> None:
