@@ -19,24 +19,27 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 HOLD = 0.1  # seconds
 UNFINISHED = 0.3  # seconds until a line without an end is shown as it is
-AHEAD = 64  # pieces looked at to find where ranks meet again
+AHEAD = 16  # pieces looked at to find where ranks meet again
 LINE = re.compile(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Piece:
     """name: stdout, stderr, display or clear; bar: whether it overwrites what was before; at: when it came, in seconds."""
 
     name: str
     value: Any
     bar: bool = False
-    at: float = field(default=0.0, compare=False)
+    at: float = 0.0
+
+    def __eq__(self, other: object) -> bool:  # many thousand times a second
+        return isinstance(other, Piece) and self.value == other.value and self.name == other.name and self.bar == other.bar
 
     @property
     def text(self) -> bool:
@@ -71,6 +74,7 @@ class Fold:
         self._returned: dict[int, set[str]] = {rank: set() for rank in self._queues}  # streams whose cursor is at a line's start
         self._emit, self._lockstep = emit, lockstep and len(self._queues) > 1
         self._fresh = False
+        self._stream, self._texts = "stdout", list[str]()  # said, but not yet emitted
         self._open: tuple[int, ...] = ()  # whose unfinished line the cursor is on
 
     def feed(self, rank: int, items: Iterable[tuple[str, Any]], now: float) -> None:
@@ -101,6 +105,7 @@ class Fold:
         while late := [rank for rank, queue in self._queues.items() if queue and self._late(queue[0], now)]:
             self._advance(late)
             self._meet()
+        self._pour()
         fresh, self._fresh = self._fresh, False
         return fresh
 
@@ -113,6 +118,7 @@ class Fold:
         while waiting := [rank for rank, queue in self._queues.items() if queue]:
             self._advance(waiting)
             self._meet()
+        self._pour()
 
     def _meet(self) -> None:
         """Takes pieces while every rank has a whole one."""
@@ -140,9 +146,12 @@ class Fold:
     def _strangers(self) -> list[list[int]]:
         """Groups whose next piece no other rank is about to print; all groups, if there is no such one."""
         groups = self._groups(self._queues)
-        ahead = {rank: list(islice(queue, AHEAD)) for rank, queue in self._queues.items()}
-        alone = [g for g in groups if not any(self._queues[g[0]][0] in ahead[rank] for rank in ahead if rank not in g)]
+        alone = [group for group in groups if not self._expected(self._queues[group[0]][0], group)]
         return alone or groups
+
+    def _expected(self, piece: Piece, group: list[int]) -> bool:
+        """Whether a rank outside the group is about to print it."""
+        return any(piece in islice(queue, 1, AHEAD) for rank, queue in self._queues.items() if rank not in group)
 
     def _advance(self, ranks: list[int]) -> None:
         """The next piece of ranks that have waited long enough."""
@@ -200,13 +209,26 @@ class Fold:
         everybody = len(ranks) == len(self._queues)
         if piece.text:
             if self._open and self._open != ranks:
-                self._emit(name, "\n")
+                self._say(name, "\n")
                 self._open = ()
             if not self._open and not everybody:
-                self._emit(name, f"[{name_ranks(ranks)}] ")
-            self._emit(name, value)
+                self._say(name, f"[{name_ranks(ranks)}] ")
+            self._say(name, value)
             self._open = () if piece.ended else ranks
             return
         if not everybody and name == "display" and not value.get("update"):
-            self._emit("stdout", f"[{name_ranks(ranks)}]\n")
+            self._say("stdout", f"[{name_ranks(ranks)}]\n")
+        self._pour()
         self._emit(name, value)
+
+    def _say(self, name: str, text: str) -> None:
+        """Text goes out in few large pieces."""
+        if name != self._stream:
+            self._pour()
+            self._stream = name
+        self._texts.append(text)
+
+    def _pour(self) -> None:
+        if self._texts:
+            self._emit(self._stream, "".join(self._texts))
+            self._texts.clear()
