@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class Channel:
         self.size: int = dist.get_world_size(group)
         self.messages = self.broadcasts = self.bytes = 0
         self.device = torch.device("cpu")
+        self.rules: AbstractContextManager[Any] = nullcontext()  # the cell's mode, for hooks inside a backward pass
+        self.in_step = False  # whether a submodule runs as one step: inside it torch is as ever
         self._key = 0
         self._log = hashlib.blake2b(digest_size=8)
         self._sending: list[tuple[Any, Tensor]] = []
@@ -129,6 +132,10 @@ def channel() -> Channel:
     if _Open.channel is None:
         raise RuntimeError("no parallel model cell is running")
     return _Open.channel
+
+
+def connected() -> bool:
+    return _Open.channel is not None
 
 
 def agree(values: Sequence[Any]) -> bool:

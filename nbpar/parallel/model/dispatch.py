@@ -49,6 +49,7 @@ class Dispatch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls = self.reads = 0
+        self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,7 +58,7 @@ class Dispatch(TorchFunctionMode):
         if name == "backward":
             return special.backward(func, args, kwargs)
         if name in ("register_hook", "register_post_accumulate_grad_hook"):
-            return special.register(self, func, *args)
+            return special.register(func, *args)
         operands = tensors((args, kwargs))
         if not operands:
             return func(*args, **kwargs)
@@ -123,6 +124,8 @@ class Dispatch(TorchFunctionMode):
         result = call.run() if here else _on_meta(call, to)
         if torch.is_autocast_enabled(channel().device.type) and not changes:
             result = self._same_dtypes(call, result, to)
+        if call.name in table.CHANGES and self.on_change:
+            self.on_change(result)
         return own(result, to, call.name, changes)
 
     def _same_dtypes(self, call: Call, result: Any, to: int) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nbpar.errors import Unsupported
 
@@ -24,7 +24,7 @@ _PINNED = "_nbpar_pinned"
 
 def owner(tensor: Tensor) -> int | None:
     """The rank that holds this value; None where every rank holds it. Raises Unsupported where no rank does."""
-    if isinstance(tensor, UninitializedTensorMixin) or tensor.layout is not torch.strided:
+    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)) or tensor.layout is not torch.strided:
         return None
     rank: int | None = getattr(tensor.untyped_storage(), _OWNER, None)
     if rank is None and tensor.is_meta:

@@ -9,7 +9,7 @@ from itertools import pairwise, takewhile
 import torch
 from torch import Tensor, nn
 
-from nbpar.errors import OptionError, suggest
+from nbpar.errors import OptionError, Unsupported, suggest
 from nbpar.plan.partition import partition
 
 
@@ -105,6 +105,17 @@ def roots(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, nn.Module]:
     return found
 
 
+def refuse_nested(module: nn.Module, mask: Tensor | None) -> None:
+    """In evaluation torch's encoder takes a way of its own, which leaves zeros at masked positions."""
+    if not isinstance(module, nn.TransformerEncoder) or mask is None or module.training or torch.is_grad_enabled():
+        return
+    if module.enable_nested_tensor and torch.backends.mha.get_fastpath_enabled():
+        raise Unsupported(
+            "nn.TransformerEncoder in evaluation with src_key_padding_mask, on several ranks: write "
+            "torch.backends.mha.set_fastpath_enabled(False) before, or --place the encoder on one rank"
+        )
+
+
 def unfit(model: nn.Module) -> str | None:
     """Why a model cannot be divided, in words."""
     for name, part in model.named_modules():
@@ -112,6 +123,8 @@ def unfit(model: nn.Module) -> str | None:
             return f"{name or 'it'} is a ScriptModule"
         if getattr(part, "sparse", False) is True:
             return f"{name or 'it'} gives sparse gradients"
+        if part._backward_hooks or part._backward_pre_hooks:
+            return f"{name or 'it'} has a full backward hook"
         if any(nn.parameter.is_lazy(value) for value in part._parameters.values() if value is not None):
             return f"{name or 'it'} has lazy parameters; call the model once in a cell before"
         for value in (*part._parameters.values(), *part._buffers.values()):

@@ -37,23 +37,33 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     report = Report() if report is None else report
     session = Session(link, chosen, namespace, report.say)
     connect(link)
+    tell = options.get("failed")
+    error: BaseException | None = None
     try:
-        error = None
         try:
             with session.running():
                 yield report
         except BaseException as raised:
             error = raised
-            if callable(tell := options.get("failed")):
+            if callable(tell):
                 tell(error)
         if error is None or (isinstance(error, Exception) and not isinstance(error, PeerFailed)):
-            _meet(session, error)
-            _finish(session, report, error)
+            _end(session, report, error, tell)
         if error is not None:
             raise error
     finally:
         forget()
         connect(None)
+
+
+def _end(session: Session, report: Report, error: BaseException | None, tell: object) -> None:
+    try:
+        _meet(session, error)
+        _finish(session, report, error)
+    except Exception as late:
+        if callable(tell) and late is not error:
+            tell(late)
+        raise
 
 
 def _meet(session: Session, error: BaseException | None) -> None:

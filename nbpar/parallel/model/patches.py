@@ -13,19 +13,20 @@ from torch.autograd import Function
 
 from nbpar.errors import Unsupported
 
-from .dispatch import Dispatch
+from .channel import channel
+from .checkpoints import LINE, generator, reentrant
 from .home import give, owner
 from .operands import own, tensors, value_of
 from .optimisers import group_as_on_one_device
+from .pure import Impure
 from .special import listening
 from .transfer import Inner, bring
 
-CHECKPOINT = "activation checkpointing: results are the same, but activations are kept"
 Call = Callable[[Callable[..., Any], nn.Module, Any, Any], Any]
 
 
 @contextmanager
-def patched(dispatch: Dispatch, call: Call, say: Callable[[str], None]) -> Iterator[None]:
+def patched(call: Call, say: Callable[[str], None]) -> Iterator[None]:
     """call(original, module, args, kwargs) stands for nn.Module.__call__. say: takes a line for the report."""
     with ExitStack() as stack:
 
@@ -37,9 +38,9 @@ def patched(dispatch: Dispatch, call: Call, say: Callable[[str], None]) -> Itera
         replace(nn.Module, "__call__", lambda original: _module_call(original, call))
         replace(Tensor, "_reduce_ex_internal", _pickled_whole)
         replace(torch._C, "_group_tensors_by_device_and_dtype", lambda _: group_as_on_one_device)
-        replace(Function, "apply", lambda original: _function_apply(original.__func__, dispatch, say))
+        replace(Function, "apply", lambda original: _function_apply(original.__func__, say))
         replace(torch.autograd, "backward", _without_mode)
-        replace(torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", lambda _: _no_checkpoint(say))
+        replace(torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", lambda original: _checkpoint(original, say))
         for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
             replace(nn.Module, name, _no_backward_hook)
         torch.compiler.set_stance("force_eager")
@@ -77,22 +78,28 @@ def _without_mode(original: Callable[..., Any]) -> Callable[..., Any]:
     return backward
 
 
-def _function_apply(original: Callable[..., Any], dispatch: Dispatch, say: Callable[[str], None]) -> Any:
+def _function_apply(original: Callable[..., Any], say: Callable[[str], None]) -> Any:
     """Functions that people write: their operands come together, and their backward sees the rules of the cell."""
     made: dict[tuple[type, int], type] = {}
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if cls is torch.utils.checkpoint.CheckpointFunction:
-            return _reentrant(say, *args)
+        nested = cls is torch.utils.checkpoint.CheckpointFunction
+        if channel().in_step and nested:
+            raise Impure("its reentrant checkpoint gives gradients outside of the graph")
+        if channel().in_step or issubclass(cls, Inner):
+            return original(cls, *args, **kwargs)
+        if nested:
+            say(LINE)
+            return reentrant(*args)
         with torch._C.DisableTorchFunction():
             owners = {rank for value in tensors((args, kwargs)) if (rank := owner(value)) is not None}
-            if not owners or issubclass(cls, Inner):
+            if not owners:
                 return original(cls, *args, **kwargs)
             rank = max(owners)
             args = tuple(bring(arg, rank) if isinstance(arg, Tensor) else arg for arg in args)
         if (cls, rank) not in made:
-            made[cls, rank] = _ruled(cls, dispatch, rank)
-        with listening(dispatch):
+            made[cls, rank] = _ruled(cls, rank)
+        with listening():
             result = original(made[cls, rank], *args, **kwargs)
         with torch._C.DisableTorchFunction():
             return own(result, rank)
@@ -100,14 +107,14 @@ def _function_apply(original: Callable[..., Any], dispatch: Dispatch, say: Calla
     return classmethod(apply)
 
 
-def _ruled(cls: Any, dispatch: Dispatch, rank: int) -> type:
+def _ruled(cls: Any, rank: int) -> type:
     """The function, for operands of one rank."""
 
     def backward(ctx: Any, *grads: Any) -> Any:
         for grad in grads:
             if isinstance(grad, Tensor):
                 give(grad, rank)
-        with listening(dispatch):
+        with listening():
             results = cls.backward(ctx, *grads)
         several = results if isinstance(results, tuple) else (results,)
         return tuple(bring(grad, rank) if isinstance(grad, Tensor) else grad for grad in several)
@@ -115,23 +122,14 @@ def _ruled(cls: Any, dispatch: Dispatch, rank: int) -> type:
     return type(cls.__name__, (cls,), {"backward": staticmethod(backward)})
 
 
-def _no_checkpoint(say: Callable[[str], None]) -> Callable[..., Any]:
-    """Recomputing would move values a second time, on the owner alone. Results are the same without it."""
+def _checkpoint(original: Callable[..., Any], say: Callable[[str], None]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if channel().in_step:
+            return original(*args, **kwargs)
+        say(LINE)
+        return generator(*args, **kwargs)
 
-    def generator(function: Any, *args: Any, **kwargs: Any) -> Any:
-        say(CHECKPOINT)
-        yield
-        return
-
-    return generator
-
-
-def _reentrant(say: Callable[[str], None], function: Any, preserve: bool, *args: Any) -> Any:
-    """The older kind of checkpoint: its results have a gradient only if an argument has."""
-    say(CHECKPOINT)
-    differentiable = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
-        return function(*args)
+    return call
 
 
 def _no_backward_hook(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,6 +36,7 @@ class Outline:
     leaves: list[Any]  # constants, and A_TENSOR for each tensor
     results: list[Result]
     edges: list[list[int]]  # for each result: positions among the inputs, tensors first, then parameters
+    changes: bool  # whether it changes buffers
     told: bool = False  # whether the owner has confirmed the results
 
 
@@ -105,7 +106,9 @@ def probe(module: nn.Module, leaves: Sequence[Any], tree: TreeSpec) -> Outline:
     if any(isinstance(leaf, Tensor) and not leaf.is_inference() and leaf._version for leaf in passed):
         raise Impure("it changes its input in place")
     sources = [leaf for leaf in inputs if isinstance(leaf, Tensor)] + list(parameters.values())
-    return _outline(out, sources, [*sources, *buffers.values()], recorder.draws)
+    outline = _outline(out, sources, [*sources, *buffers.values()], recorder.draws)
+    outline.changes = any(not value.is_inference() and value._version for value in buffers.values())
+    return outline
 
 
 def _leaf(value: Tensor) -> Tensor:
@@ -127,6 +130,7 @@ def _outline(out: Any, sources: list[Tensor], held: list[Tensor], draws: list[Ca
         leaves=[A_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves],
         results=[Result.of(value) for value in results],
         edges=[_edges(value, sources) for value in results],
+        changes=False,
     )
 
 

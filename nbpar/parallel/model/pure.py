@@ -29,6 +29,8 @@ _BUILTINS = {
 }
 # fmt: on
 _MODULE_FIELDS = frozenset(nn.Module().__dict__)
+_STORES = {"STORE_ATTR", "DELETE_ATTR"}
+_REPLACES = {"register_parameter", "register_buffer", "_parameters", "_buffers", "_modules", "add_module"}
 _WRITES = {"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_NAME"}
 
 
@@ -38,70 +40,77 @@ class Impure(Exception):
 
 def constants_read(module: nn.Module) -> list[Source]:
     """The constants outside the module that its forward depends on. Raises Impure if it depends on anything else."""
-    found: list[Source] = []
-    seen: set[int] = set()
+    reader = _Reader(module)
     for part in module.modules():
         if "forward" in part.__dict__:
             raise Impure("its forward was replaced")
         kind = type(part)
         if not kind.__module__.startswith("torch.nn."):
-            _function(kind.forward, kind, found, seen)
-    return found
+            reader.function(kind.forward, kind)
+    return reader.found
 
 
-def _function(function: Any, owner: type | None, found: list[Source], seen: set[int]) -> None:
-    function = inspect.unwrap(function) if isinstance(function, FunctionType) else function
-    if isinstance(function, MethodType):
-        function = function.__func__
-    if not isinstance(function, FunctionType) or id(function) in seen:
-        return
-    seen.add(id(function))
-    if function.__module__ and function.__module__.split(".")[0] in _MODULES:
-        return
-    for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        _value(default, None, owner, found, seen)
-    for cell in function.__closure__ or ():
-        _value(_content(cell), (cell, "cell_contents"), owner, found, seen)
-    for code in codes(function.__code__):
-        for step in dis.get_instructions(code):
-            if step.opname in _WRITES:
-                raise Impure(f"it changes the global {step.argval}")
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                _name(step.argval, function.__globals__, owner, found, seen)
-        for name in code.co_names if owner else ():
-            member = inspect.getattr_static(owner, name, None)
-            member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-            _function(member, owner, found, seen)
+class _Reader:
+    """Reads functions' code: what they load from outside and what they store."""
 
+    def __init__(self, module: nn.Module) -> None:
+        self.found: list[Source] = []
+        self.seen: set[int] = set()
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        self.tensors = {name.rpartition(".")[2] for name, _ in tensors}
 
-def _name(name: str, names: dict[str, Any], owner: type | None, found: list[Source], seen: set[int]) -> None:
-    if name in names:
-        _value(names[name], (names, name), owner, found, seen)
-    elif name not in _BUILTINS and not _is_error(getattr(builtins, name, None)):
-        raise Impure(f"it uses {name}")
+    def function(self, function: Any, owner: type | None) -> None:
+        """owner: the class whose methods and properties it may call."""
+        function = inspect.unwrap(function) if isinstance(function, FunctionType) else function
+        if isinstance(function, MethodType):
+            function = function.__func__
+        if not isinstance(function, FunctionType) or id(function) in self.seen:
+            return
+        self.seen.add(id(function))
+        if function.__module__ and function.__module__.split(".")[0] in _MODULES:
+            return
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self.value(default, None)
+        for cell in function.__closure__ or ():
+            self.value(_content(cell), (cell, "cell_contents"))
+        for code in codes(function.__code__):
+            for step in dis.get_instructions(code):
+                self.step(step.opname, step.argval, function.__globals__)
+            for name in code.co_names if owner else ():
+                member = inspect.getattr_static(owner, name, None)
+                member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+                self.function(member, owner)
 
+    def step(self, operation: str, name: Any, names: dict[str, Any]) -> None:
+        if operation in _WRITES or (operation in _STORES and name in self.tensors) or name in _REPLACES:
+            raise Impure(f"it changes {name}")
+        if operation not in ("LOAD_GLOBAL", "LOAD_NAME"):
+            return
+        if name in names:
+            self.value(names[name], (names, name))
+        elif name not in _BUILTINS and not _is_error(getattr(builtins, name, None)):
+            raise Impure(f"it uses {name}")
 
-def _value(value: Any, source: Source | None, owner: type | None, found: list[Source], seen: set[int]) -> None:
-    if isinstance(value, CONSTANTS):
-        if source is not None:
-            found.append(source)
-    elif isinstance(value, nn.Module):
-        raise Impure(f"it uses {source[1] if source else 'a default'}, a module that is not inside it")
-    elif isinstance(value, ModuleType):
-        if value.__name__.split(".")[0] not in _MODULES:
-            raise Impure(f"it uses the module {value.__name__}")
-    elif isinstance(value, (FunctionType, MethodType)):
-        _function(value, None, found, seen)
-    elif isinstance(value, type):
-        if not (_is_error(value) or issubclass(value, nn.Module) or value.__module__.split(".")[0] in {"builtins", *_MODULES}):
-            raise Impure(f"it uses the class {value.__name__}")
-    elif isinstance(value, tuple):
-        for item in value:
-            _value(item, None, owner, found, seen)
-        if source is not None:
-            found.append(source)
-    elif not (isinstance(value, BuiltinFunctionType) or _of_torch(value)):
-        raise Impure(f"it uses {source[1] if source else 'a default'}, a {type(value).__name__}")
+    def value(self, value: Any, source: Source | None) -> None:
+        what = source[1] if source else "a default"
+        if isinstance(value, (*CONSTANTS, tuple)):
+            for item in value if isinstance(value, tuple) else ():
+                self.value(item, None)
+            if source is not None:
+                self.found.append(source)
+        elif isinstance(value, nn.Module):
+            raise Impure(f"it uses {what}, a module that is not inside it")
+        elif isinstance(value, ModuleType):
+            if value.__name__.split(".")[0] not in _MODULES:
+                raise Impure(f"it uses the module {value.__name__}")
+        elif isinstance(value, (FunctionType, MethodType)):
+            self.function(value, None)
+        elif isinstance(value, type):
+            known = value.__module__.split(".")[0] in {"builtins", *_MODULES}
+            if not (known or _is_error(value) or issubclass(value, nn.Module)):
+                raise Impure(f"it uses the class {value.__name__}")
+        elif not (isinstance(value, BuiltinFunctionType) or _of_torch(value)):
+            raise Impure(f"it uses {what}, a {type(value).__name__}")
 
 
 def check_attributes(module: nn.Module) -> None:

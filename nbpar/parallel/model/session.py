@@ -20,12 +20,13 @@ from nbpar.errors import CollectiveMismatch, PeerFailed, Unsupported
 from .channel import Channel, agree
 from .dispatch import Dispatch
 from .home import owner
-from .layers import chain, divide, roots, sizes, unfit
+from .layers import chain, divide, refuse_nested, roots, sizes, unfit
 from .micro import Micro
 from .optimisers import Optimisers
 from .patches import patched
 from .place import Stuck, place, state_on
 from .reach import modules, optimisers
+from .special import adopt
 from .units import NOT_ONE_STEP, Units
 
 
@@ -43,14 +44,13 @@ class Options:
 class Session:
     def __init__(self, channel: Channel, options: Options, namespace: dict[str, Any], say: Callable[[str], None]) -> None:
         self.channel, self.options, self.namespace, self.say = channel, options, namespace, say
-        self.dispatch = Dispatch()
-        self.units = Units(options.units)
+        channel.rules = self.dispatch = Dispatch()
+        self.units = Units(options.units, self.dispatch)
         self.placed: dict[str, int] = {}
         self.failure: BaseException | None = None
         self._asked: set[int] = set()  # ids of models that were considered; they are kept below
         self._models: list[nn.Module] = []
         self._thread = threading.get_ident()
-        self._inside = False
         self.micro = Micro(options.micro, self.dispatch, say)
         self._roots: set[int] = set()
         self._in_pieces = False
@@ -59,7 +59,7 @@ class Session:
     def running(self) -> Iterator[None]:
         """The cell runs inside this."""
         self.place_all()
-        with patched(self.dispatch, self._call, self.say), Optimisers(), self.dispatch:
+        with patched(self._call, self.say), Optimisers(), self.dispatch:
             yield
 
     def place_all(self, called: nn.Module | None = None) -> None:
@@ -89,6 +89,9 @@ class Session:
 
     def _divide(self, models: dict[str, nn.Module]) -> None:
         layers = chain(models)
+        for layer in layers:
+            for value in layer.tensors():
+                adopt(value)
         ranks = divide(layers, sizes(layers), self.channel.size, self.options.place)
         try:
             self.units.homes.update(place(layers, ranks))
@@ -103,7 +106,7 @@ class Session:
     def _call(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """What `module(*args, **kwargs)` does in the cell."""
         transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        if self._inside or transformed or isinstance(module, torch.jit.ScriptModule):
+        if self.channel.in_step or transformed or isinstance(module, torch.jit.ScriptModule):
             return original(module, *args, **kwargs)
         if not self._listening():
             self._refuse_thread(module)
@@ -120,12 +123,15 @@ class Session:
 
     def _one(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():
-            self._inside = True
+            self.channel.in_step = True
             try:
                 result = self.units.call(module, args, kwargs, original)
             finally:
-                self._inside = False
-        return original(module, *args, **kwargs) if result is NOT_ONE_STEP else result
+                self.channel.in_step = False
+        if result is not NOT_ONE_STEP:
+            return result
+        refuse_nested(module, kwargs.get("src_key_padding_mask", args[2] if len(args) > 2 else None))
+        return original(module, *args, **kwargs)
 
     @staticmethod
     def _listening() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from nbpar.errors import Unsupported
 
 from . import table
-from .channel import channel
+from .channel import channel, connected
 from .home import give, owner, wrote
 from .operands import on_all_ranks, own
 from .remote import accumulating
@@ -153,25 +153,39 @@ def _tuple(values: Any) -> tuple[Any, ...]:
 
 
 @contextmanager
-def listening(mode: AbstractContextManager[Any]) -> Iterator[None]:
+def listening() -> Iterator[None]:
     """The rules of the cell inside a backward pass, where they are off."""
-    with torch._C._EnableTorchFunction(), mode:
+    with torch._C._EnableTorchFunction(), channel().rules:
         yield
 
 
-def register(mode: AbstractContextManager[Any], function: Function, value: Tensor, hook: Function) -> Any:
+def register(function: Function, value: Tensor, hook: Function) -> Any:
     """A hook that people register sees the rules of the cell."""
-    on_gradient = getattr(function, "__name__", "") == "register_hook"
+    return function(value, ruled(hook, value, getattr(function, "__name__", "") == "register_hook"))
+
+
+def adopt(value: Tensor) -> None:
+    """The same for hooks that were registered before the cell."""
+    hooks: Any
+    for hooks, on_gradient in ((value._backward_hooks, True), (value._post_accumulate_grad_hooks, False)):
+        for key, hook in list((hooks or {}).items()):
+            hooks[key] = ruled(hook, value, on_gradient)
+
+
+def ruled(hook: Function, value: Tensor, on_gradient: bool) -> Function:
+    """A hook of `value`, on its gradient or on itself. After the cell it is the plain hook again."""
 
     def within(given: Tensor) -> Any:
+        if not connected():
+            return hook(given)
         rank = owner(value)
         if on_gradient:
             give(given, rank)
-        with listening(mode):
+        with listening():
             result = hook(given)
         return bring(result, rank) if isinstance(result, Tensor) else result
 
-    return function(value, within)
+    return within
 
 
 def foreach(function: Function, name: str, args: Any, kwargs: Any) -> Any:

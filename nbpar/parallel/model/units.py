@@ -16,6 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from nbpar.errors import Unsupported
 
 from .channel import channel
+from .dispatch import Dispatch
 from .home import owner, wrote
 from .operands import own
 from .probe import A_TENSOR, Outline, probe
@@ -32,8 +33,8 @@ NOT_ONE_STEP = object()
 class Units:
     """Runs modules as one step where that is safe. `why` names those that run operation by operation, and the reason."""
 
-    def __init__(self, on: bool = True) -> None:
-        self.on = on
+    def __init__(self, on: bool, dispatch: Dispatch) -> None:
+        self.on, self.dispatch = on, dispatch
         self.homes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
         self.why: dict[str, str] = {}
         self.used = False
@@ -61,10 +62,16 @@ class Units:
             with _lent(module, foreign):
                 out = forward(module, *args, **kwargs)
         self._confirm(module, outline, out, rank)
-        for buffer in buffers:
-            wrote(buffer)
-        if channel().rank == rank:
-            return own(out, rank)
+        if outline.changes:
+            for buffer in buffers:
+                wrote(buffer)
+        result = own(out, rank) if channel().rank == rank else self._remote(module, outline, leaves, foreign, rank)
+        if outline.changes and self.dispatch.on_change:
+            self.dispatch.on_change(result)
+        return result
+
+    @staticmethod
+    def _remote(module: nn.Module, outline: Outline, leaves: list[Any], foreign: dict[str, Tensor], rank: int) -> Any:
         for draw in outline.draws:
             draw()
         here = [foreign.get(name, value) for name, value in module.named_parameters()]
@@ -133,9 +140,10 @@ class Units:
 def _lent(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     """While it lasts, the module uses these for its parameters of those names."""
     holders = [(module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in values]
-    own = [holder._parameters[name] for holder, name in holders]
-    for (holder, name), value in zip(holders, values.values(), strict=True):
-        holder._parameters[name] = value  # type: ignore[assignment]
+    own: list[Any] = [holder._parameters[name] for holder, name in holders]
+    lent: list[Any] = list(values.values())
+    for (holder, name), value in zip(holders, lent, strict=True):
+        holder._parameters[name] = value
     try:
         yield
     finally:

@@ -51,17 +51,18 @@ def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
         _cut(value)
     gradients = [(value, value.grad) for value in values if value.is_leaf and value.grad is not None]
     total = 0
-    stuck: list[Tensor] = []
+    stuck: list[tuple[Tensor, Tensor]] = []
     with weak_lists_off(recurrent):
         for value, _ in gradients:
             value.grad = None
         for rank in range(channel().size):
             total += _share([value for value in owned if owner(value) == rank], rank, stuck)
+        made = {id(value): whole for value, whole in stuck}
         for value, gradient in gradients:
-            value.grad = gradient
+            value.grad = made.pop(id(gradient), gradient)
     for value, flag in zip(values, flags, strict=True):
         value.requires_grad_(flag)
-    if any(channel().gather(bool(stuck))):
+    if any(channel().gather(bool(made))):
         raise Unsupported(
             "parameters cannot be brought back: a graph that uses them is still alive; "
             "delete what holds it (a loss, an output) at the end of the cell"
@@ -78,7 +79,7 @@ def _cut(value: Tensor) -> None:
             value.detach_()
 
 
-def _share(values: list[Tensor], rank: int, stuck: list[Tensor]) -> int:
+def _share(values: list[Tensor], rank: int, stuck: list[tuple[Tensor, Tensor]]) -> int:
     """Everything of one rank, storage by storage: it tells which tensors lie where, and sends the bytes."""
     link = channel()
     mine = link.rank == rank
@@ -94,8 +95,9 @@ def _share(values: list[Tensor], rank: int, stuck: list[Tensor]) -> int:
                 release(value)
                 continue
             whole = torch.empty(0, dtype=view.dtype, device=link.device)
-            if not _become(value, whole.set_(data.untyped_storage(), view.offset, view.shape, view.stride)):
-                stuck.append(value)
+            whole.set_(data.untyped_storage(), view.offset, view.shape, view.stride)
+            if not _become(value, whole):
+                stuck.append((value, whole))
     return total
 
 
