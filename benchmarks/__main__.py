@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from benchmarks.harness import Row, cores, table
 
-BENCHMARKS = ("start", "cell", "values", "prints", "comm", "data")  # modules of this package, in the table's order
+BENCHMARKS = ("start", "cell", "values", "prints", "comm", "data", "panels")  # modules of this package, in the table's order
 
 
 def measure(name: str) -> tuple[list[Row], bool]:

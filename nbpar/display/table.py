@@ -11,6 +11,7 @@ from html import escape
 from nbpar.display.grid import LOOKS, Cell, Grid, runs, shorten
 
 TABLE = "border-collapse:separate;border-spacing:1px;font-size:12px;margin:4px 0"
+TITLE = "text-align:left;caption-side:top;font-weight:bold;white-space:nowrap;width:0"  # as wide as it is, not the table
 PLAIN = "padding:1px 4px;text-align:center;border:0"
 LEFT = "padding:1px 6px;text-align:left;border:0;font-weight:normal;white-space:nowrap"
 SMALL = "font-size:12px;opacity:.8"
@@ -23,7 +24,7 @@ def table(grid: Grid) -> str:
     head = "".join(f'<th colspan="{count}" scope="col" style="{PLAIN}">{escape(name)}</th>' for count, name in heads(grid))
     aside = f'<th style="{LEFT}"></th>' if any(grid.notes) else ""
     body = "".join(_row(grid, number) for number in range(len(grid.rows)))
-    caption = f'<caption style="text-align:left;caption-side:top;font-weight:bold;white-space:nowrap;width:0">{escape(grid.title)}</caption>'
+    caption = f'<caption style="{TITLE}">{escape(grid.title)}</caption>'
     below = [f"{_key(look.glyph, look.paint, look.ink)} {escape(look.words)}" for look in grid.legend]
     lines = [" &nbsp; ".join(below), *map(escape, grid.footer.splitlines())]
     after = "".join(f'<div style="{SMALL}">{line}</div>' for line in lines if line)

@@ -56,7 +56,7 @@ class Watch:
             self._show(Panels(tuple(self._sections())))
             self._next = now + PERIOD if stage == 2 else self._late
         elif "live" in self._names and self._page is not None:
-            self._next = now + max(PERIOD, self._publish() / BUDGET)
+            self._next = max(self._next, now - PERIOD) + max(PERIOD, self._publish() / BUDGET)
 
     def _sections(self) -> Iterator[Section]:
         if "split" in self._names and (plan := self._plan()) is not None:
