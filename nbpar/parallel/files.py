@@ -268,24 +268,22 @@ def bind(function: Function) -> Callable[[Function], Function]:
     return make
 
 
-class Notes:
-    """The folder of rank 0's notes. A lagging rank may still read it when rank 0's cell is over: it lasts until the next cell."""
+_notes: list[tempfile.TemporaryDirectory[str]] = []  # on rank 0: of this cell, and of the last one
 
-    last: tempfile.TemporaryDirectory[str] | None = None
 
-    @classmethod
-    def renew(cls) -> str:
-        cls.last = tempfile.TemporaryDirectory(prefix="nbpar-notes-")
-        return cls.last.name
+def new_notes() -> str:
+    """A folder for rank 0's notes. A lagging rank may read it when rank 0's cell is over: it lasts until the next cell has begun."""
+    _notes.append(tempfile.TemporaryDirectory(prefix="nbpar-notes-"))
+    return _notes[-1].name
 
 
 @contextmanager
-def written_once(rank: int, share: Callable[[str], str]) -> Iterator[None]:
-    """While it lasts, only rank 0's files are real. share: gives rank 0's word to all ranks."""
-    before = Notes.last
-    journal = Journal(share(Notes.renew() if rank == 0 else ""))
-    if before is not None:
-        before.cleanup()
+def written_once(rank: int, notes: str) -> Iterator[None]:
+    """While it lasts, only rank 0's files are real. notes: rank 0's new folder. No rank is in an earlier cell any more."""
+    for old in _notes[:-1]:
+        old.cleanup()
+    del _notes[:-1]
+    journal = Journal(notes)
     with tempfile.TemporaryDirectory(prefix="nbpar-") as folder, ExitStack() as stack:
         for owner, name, function in noting(journal) if rank == 0 else Overlay(folder, journal).changes():
             stack.enter_context(patched(owner, name, bind(function)))

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils._pytree import tree_iter
 
-from nbpar.errors import CannotTravel, Unsupported
+from nbpar.errors import Unsupported
 from nbpar.parallel.data.border import Enter, Leave, LeaveNumber
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.gradients import AHEAD_OF_DATA, TOO_LATE
@@ -39,7 +39,6 @@ class Lazy:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self.on = True
-        self.over = False
         self.made = 0
         self.alive: WeakSet[Rows] = WeakSet()
 
@@ -64,6 +63,15 @@ class Lazy:
         """Ranks may part ways from here on."""
         self.on = False
         self.gather_all()
+
+    def cut_short(self) -> bool:
+        """The cell has failed, and ranks may be anywhere: what is not gathered becomes this rank's rows. Whether anything was."""
+        waiting = [tensor for tensor in self.alive if unsettled(tensor)]
+        for tensor in waiting:
+            with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+                tensor.data = tensor._pending.local.detach()
+            tensor.plain()
+        return bool(waiting)
 
     def gather_all(self) -> None:
         """Gather what every rank still has, as plain tensors. Collective."""
@@ -145,8 +153,6 @@ class Rows(Tensor):
         pending = self._pending
         if pending.settled:
             return
-        if pending.lazy.over:
-            raise CannotTravel("this output of a model was not gathered before its cell was cut short")
         origin = pending.origin
         if origin is not None:
             origin.base.settle()

@@ -23,7 +23,7 @@ from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.lazy import Lazy
 from nbpar.parallel.data.local import LocalGradients, call_of_cell, cell_of_rows
 from nbpar.parallel.data.ranks import Ranks
-from nbpar.parallel.files import written_once
+from nbpar.parallel.files import new_notes, written_once
 from nbpar.parallel.patch import patched
 from nbpar.parallel.report import Report
 
@@ -58,13 +58,15 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
         return
     local = bool(chosen.batch) or chosen.loss == "local"
     central = chosen.aggregate == "central"
-    began = in_step(ranks)
+    notes = new_notes() if ranks.rank == 0 else ""
+    every = ranks.objects((notes, streams()))
+    in_step = len({state for _, state in every}) == 1
     gradients = LocalGradients(ranks, central, lambda: call.share.weight) if local else Gradients(ranks, central)
     call = call_of_cell(ranks, gradients, chosen.local_batchnorm)
     lazy = Lazy(ranks)
     splitter = Splitter(gradients, report, lazy, chosen.batch_dim, chosen.local_batchnorm)
     with ExitStack() as stack:
-        stack.enter_context(written_once(ranks.rank, lambda word: ranks.objects(word)[0]))
+        stack.enter_context(written_once(ranks.rank, every[0][0]))
         stack.enter_context(gradients.installed())
         if central:
             stack.enter_context(updated_on_root(ranks))
@@ -80,10 +82,14 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
         try:
             yield
             lazy.gather_all()
-            if began and not in_step(ranks):
+            if in_step and not ranks.agree(True, streams(), 0)[1][0]:
                 report.say(OUT_OF_STEP)
-        finally:
-            lazy.over = True
+        except BaseException:
+            if lazy.cut_short():
+                report.say(
+                    "A large output was not gathered, since the cell failed before anything looked at it: each rank has its rows."
+                )
+            raise
     splitter.disturb()
     report.details.update(details(splitter))
 
@@ -94,10 +100,9 @@ OUT_OF_STEP = (
 )
 
 
-def in_step(ranks: Ranks) -> bool:
-    """Whether all ranks' random streams are in the same state."""
-    state = zlib.crc32(bytes(torch.get_rng_state().numpy()), zlib.crc32(repr(random.getstate()).encode()))
-    return ranks.agree(True, state, 0)[1][0]
+def streams() -> int:
+    """A word for the state of the random streams."""
+    return zlib.crc32(bytes(torch.get_rng_state().numpy()), zlib.crc32(repr(random.getstate()).encode()))
 
 
 def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:

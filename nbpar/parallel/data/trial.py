@@ -94,11 +94,13 @@ class Trial:
         return plan
 
     def again(self, plan: Plan) -> bool:
-        """Whether a look at other rows still says the same."""
-        double = not reduced()
+        """Whether a short look at these rows still says the same: with the weights as they are, and no gradients."""
         try:
-            with self.subject.disturbed(double) as show_afresh:
-                now = self.evidence(self.few, double, show_afresh, gradients=False)
+            if plan.writes:
+                with self.subject.disturbed(False) as show_afresh:
+                    now = self.evidence(self.few, False, show_afresh, gradients=False)
+            else:
+                now = self.evidence(self.few, False, None, gradients=False)
         except Unlike:
             return False
         return (now.outputs, now.state, now.draw_layouts) == (plan.outputs, plan.state, plan.draw_layouts)
@@ -120,23 +122,27 @@ class Trial:
             variants.append({**self.few, **{at: pierce(tensor, -100) for at, tensor in labels.items()}})
         return variants
 
-    def evidence(self, few: dict[int, Tensor], double: bool, show_afresh: Callable[[], None], gradients: bool) -> Plan:
-        """What a whole and a split run say. Raises Unsuited where the whole run fails."""
+    def evidence(self, few: dict[int, Tensor], double: bool, show_afresh: Callable[[], None] | None, gradients: bool) -> Plan:
+        """What a whole and a split run say. Raises Unsuited where the whole run fails.
+
+        show_afresh: puts the weights right, should the call write to them; None where it is known not to.
+        """
         kept, streams = State(self.subject.modules), Streams.now()
+        before = self.subject.fingerprint() if show_afresh else None
         try:
             inputs = self.inputs(few, double)
-            before = self.subject.fingerprint()
             whole = self.run_whole(inputs, gradients)
-            whole.writes = self.subject.fingerprint() != before
+            whole.writes = show_afresh is not None and self.subject.fingerprint() != before
             kept.put_back()
             streams.put_back()
-            if whole.writes:
+            if show_afresh and whole.writes:
                 show_afresh()
             return self.run_split(inputs, whole)
         finally:
             kept.put_back()
             streams.put_back()
-            show_afresh() if self.subject.fingerprint() != before else None
+            if show_afresh and self.subject.fingerprint() != before:
+                show_afresh()
             torch.clear_autocast_cache()  # it knows weights by name, not by value
 
     def inputs(self, few: dict[int, Tensor], double: bool) -> list[Any]:
