@@ -9,8 +9,10 @@ from torch import Tensor
 
 from nbpar.errors import Unsupported
 from nbpar.parallel.model import mode
+from nbpar.parallel.model.channel import Channel
+from nbpar.parallel.model.units import NOT_ONE_STEP, Units
 
-from .harness import Bell, notebook
+from .harness import Bell, notebook, plain
 from .zoo import GPT
 
 TWO_STEPS = """
@@ -62,3 +64,66 @@ def run_cell(setup: str, cell: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"lines": report.lines, "details": report.details, "names": kept}
 
 
+
+
+def kept() -> tuple[list[bool], bool]:
+    """Where a kept model's parameters are after a cell, and whether a second cell on it equals one process."""
+    setup = "model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))\nx = torch.randn(4, 6)\n"
+    cell = "for p in model.parameters(): p.grad = None\nloss = model(x).pow(2).mean(); loss.backward(); out = loss.item()"
+    expected, _ = plain(setup, cell + "\n" + cell)
+    names = notebook(setup)
+    with mode({"keep": "model"}, names):
+        exec(cell, names)
+    meta = [value.is_meta for value in names["model"].parameters()]
+    with mode({}, names):
+        exec(cell, names)
+    same = all(torch.equal(a, b) for a, b in zip(expected["model"].parameters(), names["model"].parameters(), strict=True))
+    return meta, same and names["out"] == expected["out"]
+
+
+def partial_failure() -> str:
+    """An index that only the owner of the table can find wrong: what each rank raises."""
+    setup = "model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4))\nx = torch.tensor([1, 7])\n"
+    names = notebook(setup)
+    try:
+        with Bell() as bell, mode({"failed": bell.ring}, names):
+            exec("print(model(x).sum().item())", names)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def branches() -> tuple[list[str], list[str]]:
+    """The order of this rank's calls and messages in the first and in the second forward pass of two branches."""
+    setup = """
+class A(nn.Linear): pass
+class B(nn.Linear): pass
+class Two(nn.Module):
+    def __init__(self): super().__init__(); self.inp = nn.Linear(6, 6); self.a = A(6, 6); self.b = B(6, 6)
+    def forward(self, x): h = self.inp(x); return self.a(h).sum() + self.b(h).sum()
+model, x = Two(), torch.randn(4, 6)
+"""
+    names = notebook(setup)
+    events: list[str] = []
+    call, send = Units.call, Channel.send
+
+    def noted_call(self: Units, module: Any, *rest: Any) -> Any:
+        result = call(self, module, *rest)
+        if result is not NOT_ONE_STEP:
+            events.append(f"{type(module).__name__} is done")
+        return result
+
+    def noted_send(self: Channel, *rest: Any) -> None:
+        events.append("send")
+        send(self, *rest)
+
+    Units.call, Channel.send = noted_call, noted_send  # type: ignore[method-assign]
+    try:
+        with mode({"place": "inp=0,a=0,b=1"}, names):
+            exec("model(x)", names)
+            first = events.copy()
+            events.clear()
+            exec("model(x)", names)
+    finally:
+        Units.call, Channel.send = call, send  # type: ignore[method-assign]
+    return first, events

@@ -7,7 +7,7 @@ that any backend carries any dtype. With `checked`, each message is preceded by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,6 +33,7 @@ class Channel:
         self.messages = self.broadcasts = self.bytes = 0
         self.device = torch.device("cpu")
         self.rules: AbstractContextManager[Any] = nullcontext()  # the cell's mode, for hooks inside a backward pass
+        self.on_move: Callable[[Tensor, int], None] | None = None  # told what moves where
         self.in_step = False  # whether a submodule runs as one step: inside it torch is as ever
         self._key = 0
         self._log = hashlib.blake2b(digest_size=8)

@@ -21,6 +21,7 @@ from nbpar.errors import Unsupported
 from . import special, table
 from .channel import channel
 from .draws import drawn_within, draws_nothing, is_packed, redraw, redraw_within
+from .early import Early
 from .home import owner, pinned, wrote
 from .operands import own, plain_number, plain_slices, tensors
 from .remote import tell_size
@@ -49,6 +50,7 @@ class Dispatch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls = self.reads = 0
+        self.early: Early | None = None
         self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
 
@@ -126,7 +128,10 @@ class Dispatch(TorchFunctionMode):
             result = self._same_dtypes(call, result, to)
         if call.name in table.CHANGES and self.on_change:
             self.on_change(result)
-        return own(result, to, call.name, changes)
+        own(result, to, call.name, changes)
+        if not changes and self.early:
+            self.early.made(result)
+        return result
 
     def _same_dtypes(self, call: Call, result: Any, to: int) -> Any:
         """Under autocast a meta result may have another dtype than the real one: the owner tells it, once a signature."""

@@ -10,6 +10,7 @@ result the model is called whole, and a line says why.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .channel import channel
 from .dispatch import Dispatch
 from .operands import tensors
 
@@ -34,36 +36,32 @@ class Whole(Exception):
 
 
 class Micro:
-    """Calls models in `count` pieces. dispatch: asked whether a call reads values into Python. say: takes a line."""
+    """Calls models in `count` pieces, 0 for as many as are quickest. dispatch: asked whether a call reads values into
+    Python. say: takes a line."""
 
     def __init__(self, count: int, dispatch: Dispatch, say: Callable[[str], None]) -> None:
         self.count, self.dispatch, self.say = count, dispatch, say
         self._layouts: WeakKeyDictionary[nn.Module, dict[Any, list[int] | None]] = WeakKeyDictionary()
+        self._paces: WeakKeyDictionary[nn.Module, Pace] = WeakKeyDictionary()
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
         """run(*args, **kwargs) is the model's call."""
         leaves, tree = tree_flatten((args, kwargs))
         rows = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 0)
-        if self.count < 2 or rows < self.count:
+        count = self.count or self._paces.setdefault(module, Pace(type(module).__name__, self.say)).count()
+        if count < 2 or rows < count:
             return run(*args, **kwargs)
-        pieces = self._pieces(leaves, tree, rows)
-        key = module.training, torch.is_grad_enabled(), tree, tuple(_kind(leaf, rows) for leaf in leaves)
+        pieces = _pieces(leaves, tree, rows, count)
+        key = count, module.training, torch.is_grad_enabled(), tree, tuple(_kind(leaf, rows) for leaf in leaves)
         known = self._layouts.setdefault(module, {})
         if key not in known:
             known[key] = self._find(module, args, kwargs, pieces, run)
+            if known[key] is None and not self.count:
+                self._paces[module].whole()
         layout = known[key]
         if layout is None:
             return run(*args, **kwargs)
-        return _join([run(*a, **k) for a, k in pieces], layout, self._shares(rows))
-
-    def _pieces(self, leaves: Sequence[Any], tree: Any, rows: int) -> list[Any]:
-        cut = [_rows(leaf, rows) for leaf in leaves]
-        parts = [leaf.tensor_split(self.count) if c else (leaf,) * self.count for leaf, c in zip(leaves, cut, strict=True)]
-        return [tree_unflatten([part[i] for part in parts], tree) for i in range(self.count)]
-
-    def _shares(self, rows: int) -> list[float]:
-        sizes = [len(part) for part in np.array_split(np.arange(rows), self.count)]
-        return [size / rows for size in sizes]
+        return _join([run(*a, **k) for a, k in pieces], layout, _shares(rows, count))
 
     def _find(self, module: nn.Module, args: Any, kwargs: Any, pieces: list[Any], run: Call) -> list[int] | None:
         """How to join the pieces' outputs; None where they do not make the whole."""
@@ -73,7 +71,7 @@ class Micro:
                 whole = self._try(module, lambda: run(*args, **kwargs))
                 parts = self._try(module, lambda: [run(*a, **k) for a, k in pieces])
             rows = next(value.shape[0] for value in tensors((args, kwargs)) if value.dim())
-            return _layout(whole, parts, self._shares(rows))
+            return _layout(whole, parts, _shares(rows, len(pieces)))
         except Whole as why:
             self.say(f"micro-batches: {type(module).__name__} is called whole, as {why}")
             return None
@@ -90,6 +88,54 @@ class Micro:
         if read:
             raise Whole("it reads values into Python")
         return result
+
+
+class Pace:
+    """Finds how many pieces are quickest: each number is used for a few training steps, and those are measured."""
+
+    candidates = (1, 2, 4, 8)
+    steps = 3  # of each; the first has the comparison in it
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self.name, self.say = name, say
+        self.times: dict[int, list[float]] = {}
+        self.chosen = 0
+        self._now, self._began = 0, 0.0
+
+    def count(self) -> int:
+        """For this call. A step lasts from one training call to the next."""
+        if self.chosen or not torch.is_grad_enabled():
+            return self.chosen or 1
+        now = time.perf_counter()
+        if self._now:
+            self.times.setdefault(self._now, []).append(now - self._began)
+        open_ = [count for count in self.candidates if len(self.times.get(count, ())) < self.steps]
+        self._now, self._began = (open_[0] if open_ else 0), now
+        if not open_:
+            self._choose()
+        return self._now or self.chosen
+
+    def whole(self) -> None:
+        """Pieces would change the result."""
+        self.chosen = 1
+
+    def _choose(self) -> None:
+        best = {count: min(times[1:]) for count, times in self.times.items()}
+        best = channel().tell(best, 0)
+        self.chosen = min(best, key=lambda count: best[count])
+        measured = ", ".join(f"{count}: {seconds * 1e3:.0f} ms" for count, seconds in best.items())
+        self.say(f"micro-batches of {self.name}: {self.chosen} (measured a step, {measured})")
+
+
+def _pieces(leaves: Sequence[Any], tree: Any, rows: int, count: int) -> list[Any]:
+    cut = [_rows(leaf, rows) for leaf in leaves]
+    parts = [leaf.tensor_split(count) if c else (leaf,) * count for leaf, c in zip(leaves, cut, strict=True)]
+    return [tree_unflatten([part[i] for part in parts], tree) for i in range(count)]
+
+
+def _shares(rows: int, count: int) -> list[float]:
+    sizes = [len(part) for part in np.array_split(np.arange(rows), count)]
+    return [size / rows for size in sizes]
 
 
 def _rows(leaf: Any, rows: int) -> bool:

@@ -26,7 +26,7 @@ _KNOWN = ("micro", "place", "balance", "how", "keep", "units", "group", "checked
 def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Report | None = None) -> Iterator[Report]:
     """Run what is inside with the layers of the namespace's models on different ranks. Entered by all ranks alike.
 
-    options: micro (int), place ("name=rank,…"), balance ("params" | "memory"), keep (names that stay on their ranks);
+    options: micro (int or "auto"), place ("name=rank,…"), balance ("params" | "memory"), keep (names that stay on their ranks);
     group (a process group, default all ranks), checked (assert each message's key), units (submodules as one step),
     failed (called with an exception before this rank waits for the others, so that a caller may stop them).
     At the start, tensors in `namespace` are real and equal on all ranks; at the end they are again, under the same objects.
@@ -116,14 +116,23 @@ def parse(options: Mapping[str, object]) -> Options:
         raise OptionError(f"--how {how}: only 'layers' so far")
     keep = options.get("keep") or ()
     names = tuple(keep.split(",")) if isinstance(keep, str) else tuple(map(str, keep))  # type: ignore[call-overload]
-    micro = options.get("micro") or 1
     return Options(
-        micro=int(str(micro)),
+        micro=_micro(options.get("micro")),
         place=_places(options.get("place")),
         balance=balance,
         keep=names,
         units=bool(options.get("units", True)),
     )
+
+
+def _micro(text: object) -> int:
+    if text == "auto":
+        return 0
+    if text is None:
+        return 1
+    if not str(text).isdigit() or int(str(text)) < 1:
+        raise OptionError(f"--micro {text}: a number of micro-batches, or auto")
+    return int(str(text))
 
 
 def _places(text: object) -> dict[str, int]:

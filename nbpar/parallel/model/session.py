@@ -19,6 +19,7 @@ from nbpar.errors import CollectiveMismatch, PeerFailed, Unsupported
 
 from .channel import Channel, agree
 from .dispatch import Dispatch
+from .early import Early
 from .home import owner
 from .layers import chain, divide, refuse_nested, roots, sizes, unfit
 from .micro import Micro
@@ -32,7 +33,7 @@ from .units import NOT_ONE_STEP, Units
 
 @dataclass(frozen=True)
 class Options:
-    """How a cell is split. place: rank by module name. keep: names that stay on their ranks after the cell."""
+    """How a cell is split. micro: 0 for auto. place: rank by module name. keep: names that stay on their ranks."""
 
     micro: int = 1
     place: Mapping[str, int] = field(default_factory=dict)
@@ -45,6 +46,8 @@ class Session:
     def __init__(self, channel: Channel, options: Options, namespace: dict[str, Any], say: Callable[[str], None]) -> None:
         self.channel, self.options, self.namespace, self.say = channel, options, namespace, say
         channel.rules = self.dispatch = Dispatch()
+        self.dispatch.early = self.early = Early()
+        channel.on_move = self.early.moved
         self.units = Units(options.units, self.dispatch)
         self.placed: dict[str, int] = {}
         self.failure: BaseException | None = None
@@ -116,10 +119,17 @@ class Session:
         if id(module) in self._roots and not self._in_pieces:
             self._in_pieces = True
             try:
-                return self.micro.call(module, args, kwargs, lambda *a, **k: self._one(original, module, a, k))
+                return self.micro.call(module, args, kwargs, lambda *a, **k: self._model(original, module, a, k))
             finally:
                 self._in_pieces = False
         return self._one(original, module, args, kwargs)
+
+    def _model(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        self.early.begin(model)
+        try:
+            return self._one(original, model, args, kwargs)
+        finally:
+            self.early.end()
 
     def _one(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():

@@ -90,6 +90,9 @@ def _transfer(value: Tensor, source: int | None, to: int | None) -> Tensor:
         return Enter.apply(value, to)
     if to is None:
         return Spread.apply(value, source)
+    note = channel().on_move
+    if note is not None:
+        note(value, to)
     return Move.apply(value, source, to)
 
 

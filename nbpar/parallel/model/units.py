@@ -66,6 +66,8 @@ class Units:
             for buffer in buffers:
                 wrote(buffer)
         result = own(out, rank) if channel().rank == rank else self._remote(module, outline, leaves, foreign, rank)
+        if self.dispatch.early:
+            self.dispatch.early.made(result)
         if outline.changes and self.dispatch.on_change:
             self.dispatch.on_change(result)
         return result

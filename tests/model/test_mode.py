@@ -1,0 +1,68 @@
+"""Options, placement, what stays and what fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nbpar.errors import OptionError
+from nbpar.parallel.model.mode import parse
+from tests.model.programs import branches, kept, partial_failure, run_cell
+from tests.model.zoo import MLP, SGD, TRAIN
+from tests.ranks import run_ranks
+
+
+def test_options_are_read() -> None:
+    assert parse({"place": "encoder=0, decoder=1", "micro": "4", "keep": ("a", "b")}).place == {"encoder": 0, "decoder": 1}
+    assert parse({"micro": "auto"}).micro == 0
+    assert parse({}).micro == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"micro": "many"}, "--micro many"),
+        ({"place": "encoder"}, "name=rank"),
+        ({"balance": "tme"}, "--balance tme"),
+        ({"how": "rows"}, "--how rows"),
+        ({"palce": "a=1"}, "Did you mean 'place'?"),
+    ],
+)
+def test_a_wrong_option_says_what_to_type(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words.replace("?", r"\?")):
+        parse(options)
+
+
+def test_layers_are_placed_by_hand() -> None:
+    (first, _) = run_ranks(2, run_cell, MLP + SGD, TRAIN, {"place": "model.0=1,2=1,4=0,6=0"})
+    assert first["details"]["placed"] == {"model.0": 1, "model.2": 1, "model.4": 0, "model.6": 0}
+
+
+def test_a_name_that_no_module_has_is_refused_with_a_suggestion() -> None:
+    (first, _) = run_ranks(2, run_cell, MLP + SGD, TRAIN, {"place": "modle=1"})
+    assert "no module of that name. Did you mean 'model'?" in first["error"]
+
+
+def test_micro_auto_measures_and_says_its_choice() -> None:
+    (first, second) = run_ranks(2, run_cell, MLP + SGD, TRAIN.replace("range(4)", "range(14)"), {"micro": "auto"})
+    (line,) = [line for line in first["lines"] if line.startswith("micro-batches of Sequential")]
+    assert "8: " in line and line in second["lines"]
+
+
+def test_what_is_kept_stays_on_its_ranks_and_works_in_the_next_cell() -> None:
+    for rank, (meta, again) in enumerate(run_ranks(2, kept)):
+        assert meta == [rank == 1, rank == 1, rank == 0, rank == 0]
+        assert again
+
+
+def test_an_error_of_the_owner_alone_reaches_the_others() -> None:
+    owner, other = run_ranks(2, partial_failure)
+    assert owner == "IndexError: index out of range in self"
+    assert other == "PeerFailed: a rank failed: index out of range in self"
+
+
+def test_a_value_leaves_as_soon_as_it_is_made() -> None:
+    first, second = run_ranks(2, branches)[0]
+    assert first.index("send") > first.index("A is done")
+    assert second.index("send") < second.index("A is done")
