@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbpar.display import show
 from nbpar.display.stream import Fold
 from nbpar.hang import Wait, explain
+from nbpar.pause import Pause
 from nbpar.ranks.channel import Message
 from nbpar.ranks.task import Reply
 
@@ -57,7 +58,9 @@ class Exchange:
         self._waits: dict[int, Wait | None] = {}
         self._asked_at = time.monotonic() + LOOK
         self.stuck: str | None = None  # why the cell was ended, if its ranks waited in vain
-        self._held: dict[int, int] = {}  # optimiser steps that ranks had done when they were told to hold
+        self._pause = Pause(world, cell.ranks)
+        self._snapshot_at = time.monotonic() + cell.snapshot if cell.lockstep and cell.snapshot else float("inf")
+        self.snapshot: Message | None = None  # the last one: header and values of rank 0
         self._failed_at = self._interrupted_at = self._stop_now_at = float("inf")
 
     @property
@@ -77,6 +80,7 @@ class Exchange:
                 self._pass_interrupts_on()
                 self._end_useless_work()
                 self._look_for_hangs()
+                self._ask_for_snapshots()
         self.replies = {rank: self.replies[rank] for rank in self._cell.ranks}
 
     @contextmanager
@@ -109,15 +113,18 @@ class Exchange:
             self._watch.feed(message)
         elif message.kind == "reply":
             self.replies[message.rank], self.frames[message.rank] = message.header, message.frames
-            if message.header.failure and not self._held:
+            if message.header.failure and self._pause.purpose != "stop":
                 self._end_waiting(message.rank)
         elif message.kind == "where":
             self._waits[message.rank] = message.header["wait"]
         elif message.kind == "held":
-            self._held[message.rank] = message.header
-            if len(self._held) == len(self._cell.ranks):
-                for rank in self._cell.ranks:
-                    self._world.tell(rank, "until", max(self._held.values()) + 1)
+            self._pause.held(message.rank, message.header)
+        elif message.kind == "snapshot":
+            self.snapshot = message
+            self._snapshot_at = time.monotonic() + self._cell.snapshot
+            self._pause.end()
+            if self.interrupted:
+                self._pause.ask("stop")
 
     def _end_waiting(self, failed: int) -> None:
         """A rank failed: the others must not wait for it."""
@@ -137,8 +144,7 @@ class Exchange:
                 self._interrupted_at = now
                 if self._cell.lockstep and not self.replies:
                     self._stop_now_at = now + STEP
-                    for rank in self._cell.ranks:
-                        self._world.tell(rank, "hold")
+                    self._stop_at_a_step()
                     return
             self._stop_now_at = now
         if now >= self._stop_now_at:
@@ -147,6 +153,17 @@ class Exchange:
                 self._world.interrupt(rank)
         if self._heard > 2 or now - self._interrupted_at > PATIENCE:
             self._give_up()
+
+    def _stop_at_a_step(self) -> None:
+        if not self._pause.purpose:
+            self._pause.ask("stop")
+        elif not self._pause.agreed:
+            self._pause.purpose = "stop"  # a snapshot that nobody has heard of yet; one that is agreed on is waited for
+
+    def _ask_for_snapshots(self) -> None:
+        if time.monotonic() >= self._snapshot_at and not self.replies and not self.interrupted:
+            self._snapshot_at = float("inf")
+            self._pause.ask("snapshot")
 
     def _end_useless_work(self) -> None:
         """In lockstep nobody will use what the others compute after one has failed."""

@@ -43,6 +43,14 @@ def panels(text: str) -> tuple[str, ...]:
     return given
 
 
+def seconds(text: str) -> float:
+    """'30' or 'off'."""
+    value = 0.0 if text == "off" else float(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
 @dataclass(frozen=True)
 class Option:
     """One option. modes: where it is allowed; empty for every cell."""
@@ -81,6 +89,7 @@ CELL = (
     Option("--keep", "these variables stay on the ranks", names, "a,b"),
     Option("--quiet", "no closing line, no remarks, no panels", None),
     Option("--show", f"panels: {', '.join(PANELS)}, none; else split and live, for cells of two seconds", panels, "a,b"),
+    Option("--snapshot", "keep the variables in the notebook every so often (default 60)", seconds, "SECONDS|off", modes=("data",)),
     Option("--batch", "these tensors are batches: each rank gets its rows of them", names, "X,y", modes=("data",)),
     Option("--batch-dim", "the dimension of the batch, where it is not found", int, "D", modes=("data",)),
     Option("--aggregate", "how gradients come together", str, "HOW", choices=("allreduce", "central"), modes=("data",)),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nbpar import cell as cells
 from nbpar.display import closing, show
 from nbpar.display.watch import Watch
+from nbpar.errors import RankDied
 from nbpar.exchange import TICK, Exchange, Interrupts
 from nbpar.failure import raise_failure, shared_failure
 from nbpar.ranks.channel import Message
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nbpar.ranks.world import World
 
 DEFAULT = ("split", "live")  # panels, of cells that run for two seconds
+SNAPSHOT = 60.0  # seconds between two snapshots of a lockstep cell, unless it says otherwise
 LOCKSTEP = frozenset({"data", "model", "tensor", "hybrid"})
 
 
@@ -83,7 +85,7 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
         packed = send_tasks(world, cell)
         exchange = Exchange(world, cell, interrupts, watch)
         try:
-            exchange.run()
+            run_to_the_end(world, exchange)
             merged = settle(world, cell, exchange)
         finally:
             record = Record(cell, exchange.replies, time.perf_counter() - begin, packed.bytes, merged.bytes if merged else 0)
@@ -94,6 +96,19 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
             show.note(line)
         show.closing(closing.line(record))
     return result(merged.result, replies)
+
+
+def run_to_the_end(world: World, exchange: Exchange) -> None:
+    """Until all ranks have replied. If one dies, the notebook gets the last snapshot, if there is one."""
+    try:
+        exchange.run()
+    except RankDied:
+        if exchange.snapshot is not None:
+            facts, frames = exchange.snapshot.header, [list(exchange.snapshot.frames)]
+            world.values.merge(frames, lambda _: [], ranks=[exchange.snapshot.rank])
+            RandomStates().restore(facts["states"])
+            show.note(f"the notebook's variables are as they were in this cell after optimiser step {facts['step']}.")
+        raise
 
 
 def revive(world: World) -> None:
@@ -120,6 +135,7 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
     panels = own.pop("show", None)
     return Cell(
         code, mode, ranks, None if out is None else frozenset(out), frozenset(keep or ()), own.pop("quiet", False),
+        own.pop("snapshot", SNAPSHOT),
         tuple(DEFAULT if panels is None else panels), own.pop("asked", panels is not None), own,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -28,6 +29,7 @@ class IOThread(threading.Thread):
         super().__init__(name="nbpar-io", daemon=True)
         self._outlet, self._interrupt = outlet, interrupt
         self._rank = rank
+        self.messages: deque[channel.Message] = deque()  # from the main thread, which nudges the outlet
         self.steps: Steps | None = None  # once torch is there
         self.progress: Progress | None = None
 
@@ -50,6 +52,8 @@ class IOThread(threading.Thread):
             if items := self._outlet.take():
                 channel.send(socket, channel.Message("output", items))
                 time.sleep(BATCH)
+            while self.messages:
+                channel.send(socket, self.messages.popleft())
             if self.progress and (pulse := self.progress.pulse()):
                 channel.send(socket, channel.Message("progress", pulse))
 
@@ -65,7 +69,7 @@ class IOThread(threading.Thread):
         elif message.kind == "hold" and self.steps:
             channel.send(self._socket, channel.Message("held", self.steps.hold()))
         elif message.kind == "until" and self.steps:
-            self.steps.until(message.header)
+            self.steps.until(*message.header)
 
 
 def where() -> dict[str, Any]:

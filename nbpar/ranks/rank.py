@@ -107,10 +107,13 @@ class Rank:
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
         self.random = RandomStates()
-        self.io.steps = self.steps = Steps()
+        self.io.steps = self.steps = Steps(self.snapshot)
         self.io.progress = self.progress = Progress(comm.trace)
         self.shell.ast_transformers.append(self.progress.loops)
-        seed_everything(int(os.environ["NBPAR_SEED"]) + self.rank)
+        seed = int(os.environ["NBPAR_SEED"])
+        seed_everything(seed)
+        self.common = self.random.capture()  # for streams that the notebook has not begun: alike on all ranks
+        seed_everything(seed + 1 + self.rank)
         library = " ".join(MPI.Get_library_version().splitlines()[0].strip("\x00").split())
         return {
             "pid": os.getpid(),
@@ -158,13 +161,14 @@ class Rank:
     def _run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
         from nbpar.ranks.task import Reply
 
+        self.number = task.number
         if task.cwd != os.getcwd():
             os.chdir(task.cwd)
         self.shell.remember(task.sources)
         self.values.load(frames[: task.shared], frames[task.shared :])
         own = self.random.capture() if task.lockstep else {}
         if task.lockstep:
-            self.random.restore(task.states)
+            self.random.restore({**self.common, **task.states})
             given = self.random.capture()
         self.comm.trace.start(self.shell.is_cell)
         self.steps.begin(watching=task.lockstep)
@@ -178,7 +182,7 @@ class Rank:
         traffic = self.comm.trace.columns()
         states = {}
         if task.lockstep:
-            now = self.random.capture()
+            now = self.common = self.random.capture()
             states = {name: state for name, state in now.items() if given.get(name) != state} if self.rank == 0 else {}
             self.random.restore(own)
         shown = None if failure else self.shell.shown
@@ -188,6 +192,15 @@ class Rank:
             seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, phases, pulse, states
         )  # fmt: skip
         return reply, values
+
+    def snapshot(self, step: int) -> None:
+        """What the cell would leave if it ended now. All ranks take part, for a value may be spread over them; rank 0 sends it."""
+        from nbpar.ranks.channel import Message
+
+        values = self.values.snapshot(self.number)
+        if self.rank == 0:
+            self.io.messages.append(Message("snapshot", {"step": step, "states": self.random.capture()}, values))
+            self.outlet.nudge()
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:
         failure = None

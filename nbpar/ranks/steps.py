@@ -1,27 +1,31 @@
-"""Optimiser steps as the places where a lockstep cell can be stopped alike on all ranks.
+"""Optimiser steps as the places where a lockstep cell can be stopped, or looked at, alike on all ranks.
 
     kernel                         rank
     hold        ─────────────→     stops at its next step; says how many it has done
-    until S     ─────────────→     goes on to step S, the furthest that any rank may be in, and ends there in KeyboardInterrupt
+    until S     ─────────────→     goes on to step S, the furthest that any rank may be in; there it stops in KeyboardInterrupt,
+                                   or takes a snapshot and goes on
 
-No rank passes a step between `hold` and `until`, so all of them end with the same S steps done.
+No rank passes a step between `hold` and `until`, so all of them act with the same S steps done.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 
 class Steps:
     """Counts the optimiser steps of the running cell. `hold` and `until` are called by the I/O thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot: Callable[[int], None]) -> None:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         self.count = 0
         self._held = False
         self._target: int | None = None
+        self._action = ""
+        self._snapshot = snapshot
         self._changed = threading.Condition()
         self.watching = False
         register_optimizer_step_post_hook(self._stepped)
@@ -34,16 +38,16 @@ class Steps:
     def hold(self) -> int:
         """Stop at the next step; how many are done."""
         with self._changed:
-            self._held = True
+            self._held, self._target = True, None
             return self.count
 
-    def until(self, step: int) -> None:
+    def until(self, step: int, action: str) -> None:
         with self._changed:
-            self._target = step
+            self._target, self._action = step, action
             self._changed.notify_all()
 
     def _stepped(self, *_: Any) -> None:
-        if not self.watching:
+        if not self.watching or threading.current_thread() is not threading.main_thread():
             return
         with self._changed:
             self.count += 1
@@ -51,6 +55,10 @@ class Steps:
                 return
             while self._target is None:
                 self._changed.wait(1)  # SIGINT gets through
-            if self.count >= self._target:
-                self.watching = False
-                raise KeyboardInterrupt
+            if self.count < self._target:
+                return
+            self._held = False
+        if self._action == "stop":
+            self.watching = False
+            raise KeyboardInterrupt
+        self._snapshot(self.count)

@@ -165,6 +165,18 @@ class RankEnd:
         self._comparison = Comparison(self, written, written.names, deleted, wanted)
         return self._answer_body(inline=self.rank == 0)
 
+    def snapshot(self, cell: int) -> list[Buffer]:
+        """What `reply` would give now, in copies, and without learning anything: for a kernel that loses its ranks later."""
+        self.port.begin(f"{self.epoch}:{cell}")
+        now = persons(self.namespace)
+        changed = {name: value for name, value in now.items() if name not in self.bound or self.bound[name] is not value}
+        deleted = sorted(name for name in self.bound if name not in now)
+        roots = [*self.bound.values(), *now.values()]
+        written = write(self.table, changed, roots=roots, bound=now, selection=Selection(limit=LARGE, asked=()))
+        self.port.fingerprints.clear()
+        head = b"snapshot", deleted, [], self.failed, []
+        return [bytes(frame) for frame in wire.frames(head, written, Pool(shared=False))]
+
     def _keep(self, o: Any, name: str, reason: str) -> tuple[Any, ...]:
         """Holds a value that the notebook could not take; the fields of the stand-in."""
         self.port.stay(o, reason, name)

@@ -25,7 +25,9 @@ from tests.notebook import Notebook
 def test_one_rank_raises_while_the_other_waits(notebook: Notebook, wait: str) -> None:
     pids = notebook.value("nbpar.world().pids")
     fault = "if dist.get_rank() == 1:\n    time.sleep(0.5)\n    print('raised at', time.time())\n    raise ValueError('boom')\n"
-    setup = "ddp = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 3))\n" if "ddp" in wait else "from mpi4py import MPI\n"
+    setup = (
+        "ddp = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 3))\n" if "ddp" in wait else "from mpi4py import MPI\n"
+    )
     code = DIST + setup + fault + wait
     cell = notebook.run(code, fails=True)
     raised = float(cell.stdout.partition("raised at ")[2].split()[0])
