@@ -12,10 +12,11 @@ from nbpar.display.grid import LOOKS, Cell, Grid, runs, shorten
 
 TABLE = "border-collapse:separate;border-spacing:1px;font-size:12px;margin:4px 0"
 TITLE = "text-align:left;caption-side:top;font-weight:bold;white-space:nowrap;width:0"  # as wide as it is, not the table
-PLAIN = "padding:1px 4px;text-align:center;border:0"
+PLAIN = "padding:1px 4px;text-align:center;border:0;white-space:nowrap"
 LEFT = "padding:1px 6px;text-align:left;border:0;font-weight:normal;white-space:nowrap"
 SMALL = "font-size:12px;opacity:.8"
 SEPARATE = 16  # columns up to which every cell is drawn by itself, with a label
+SHORT = 4  # characters of a head that does not make its column wider
 NAME = 60  # characters of a row's name
 
 
@@ -40,8 +41,12 @@ def folded(summary: str, html: str, *, opened: bool = False) -> str:
 
 
 def heads(grid: Grid) -> Iterable[tuple[int, str]]:
-    """Column heads as (columns that they stand over, name of the first): every few columns where there are many."""
+    """Column heads as (columns that they stand over, name): every few columns where there are many, the outermost of long ones."""
     count = len(grid.columns)
+    if count > SEPARATE and max(map(len, grid.columns)) > SHORT:
+        yield count // 2, grid.columns[0]
+        yield count - count // 2, grid.columns[-1]
+        return
     step = next(step for step in (1, 4, 8, 16, 32, 64, count) if count / step <= SEPARATE or step == count)
     for at in range(0, count, step):
         yield min(step, count - at), grid.columns[at]
