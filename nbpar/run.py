@@ -51,6 +51,7 @@ class Cell:
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
     quiet: bool = False
+    snapshot: float = SNAPSHOT
     show: tuple[str, ...] = ()
     asked: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -134,10 +135,17 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
     out, keep = own.pop("out", None), own.pop("keep", None)
     panels = own.pop("show", None)
     return Cell(
-        code, mode, ranks, None if out is None else frozenset(out), frozenset(keep or ()), own.pop("quiet", False),
-        own.pop("snapshot", SNAPSHOT),
-        tuple(DEFAULT if panels is None else panels), own.pop("asked", panels is not None), own,
-    )  # fmt: skip
+        code,
+        mode,
+        ranks,
+        out=None if out is None else frozenset(out),
+        keep=frozenset(keep or ()),
+        quiet=own.pop("quiet", False),
+        snapshot=own.pop("snapshot", SNAPSHOT),
+        show=tuple(DEFAULT if panels is None else panels),
+        asked=own.pop("asked", panels is not None),
+        options=own,
+    )
 
 
 # ---- to the ranks ---------------------------------------------------------------------------------------------------------

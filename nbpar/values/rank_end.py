@@ -174,7 +174,7 @@ class RankEnd:
         roots = [*self.bound.values(), *now.values()]
         written = write(self.table, changed, roots=roots, bound=now, selection=Selection(limit=LARGE, asked=()))
         self.port.fingerprints.clear()
-        head = b"snapshot", deleted, [], self.failed, []
+        head: tuple[Any, ...] = (b"snapshot", deleted, [], self.failed, [])
         return [bytes(frame) for frame in wire.frames(head, written, Pool(shared=False))]
 
     def _keep(self, o: Any, name: str, reason: str) -> tuple[Any, ...]:
