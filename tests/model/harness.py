@@ -6,7 +6,6 @@ import builtins
 import contextlib
 import io
 import os
-import random
 import tempfile
 import threading
 import time
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn

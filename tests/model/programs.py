@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from nbpar import parallel
 from nbpar.errors import Unsupported
 from nbpar.parallel.model import mode
 from nbpar.parallel.model.channel import Channel
 from nbpar.parallel.model.units import NOT_ONE_STEP, Units
 
 from .harness import Bell, notebook, plain
-from .zoo import GPT
+from .zoo import GPT, MLP, SGD, TRAIN
 
 TWO_STEPS = """
 for _ in range(2):
@@ -64,8 +68,6 @@ def run_cell(setup: str, cell: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"lines": report.lines, "details": report.details, "names": kept}
 
 
-
-
 def kept() -> tuple[list[bool], bool]:
     """Where a kept model's parameters are after a cell, and whether a second cell on it equals one process."""
     setup = "model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))\nx = torch.randn(4, 6)\n"
@@ -79,6 +81,26 @@ def kept() -> tuple[list[bool], bool]:
         exec(cell, names)
     same = all(torch.equal(a, b) for a, b in zip(expected["model"].parameters(), names["model"].parameters(), strict=True))
     return meta, same and names["out"] == expected["out"]
+
+
+def saved(folder: str) -> bool:
+    """Whether the file that a cell saves holds the whole model, on every rank."""
+    setup = f"model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))\nfile = {folder!r} + '/model.pt'\n"
+    names = notebook(setup)
+    expected = [value.clone() for value in names["model"].parameters()]
+    with mode({}, names):
+        exec("torch.save(model.state_dict(), file)\nopen(file + '.txt', 'a').write('once\\n')", names)
+    dist.barrier()
+    loaded = list(torch.load(folder + "/model.pt").values())
+    return all(torch.equal(a, b) for a, b in zip(expected, loaded, strict=True))
+
+
+def by_name() -> tuple[list[str], list[float]]:
+    """The mode as a rank's cell runner enters it."""
+    names = notebook(MLP + SGD)
+    with parallel.mode("model", {}, names) as report, contextlib.redirect_stdout(io.StringIO()):
+        exec(TRAIN, names)
+    return report.lines, names["losses"]
 
 
 def partial_failure() -> str:

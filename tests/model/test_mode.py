@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nbpar.errors import OptionError
 from nbpar.parallel.model.mode import parse
-from tests.model.programs import branches, kept, partial_failure, run_cell
+from tests.model.programs import branches, by_name, kept, partial_failure, run_cell, saved
 from tests.model.zoo import MLP, SGD, TRAIN
 from tests.ranks import run_ranks
 
@@ -54,6 +55,23 @@ def test_what_is_kept_stays_on_its_ranks_and_works_in_the_next_cell() -> None:
     for rank, (meta, again) in enumerate(run_ranks(2, kept)):
         assert meta == [rank == 1, rank == 1, rank == 0, rank == 0]
         assert again
+
+
+def test_a_file_is_written_once_and_whole(tmp_path: Path) -> None:
+    assert run_ranks(2, saved, str(tmp_path)) == [True, True]
+    assert (tmp_path / "model.pt.txt").read_text() == "once\n"
+
+
+def test_one_rank_runs_the_cell_as_it_is() -> None:
+    (only,) = run_ranks(1, run_cell, MLP + SGD, TRAIN, {})
+    assert only["lines"] == []
+    assert len(only["names"]["losses"]) == 4
+
+
+def test_the_mode_is_reached_by_its_name() -> None:
+    for lines, losses in run_ranks(2, by_name):
+        assert lines == ["layers by rank: 2, 2"]
+        assert len(losses) == 4
 
 
 def test_an_error_of_the_owner_alone_reaches_the_others() -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from nbpar.errors import OptionError, PeerFailed, Unsupported, suggest
 from nbpar.parallel.report import Report
@@ -33,8 +34,12 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     Raises Unsupported where a line cannot run without risking a wrong number, CollectiveMismatch where ranks disagree.
     """
     chosen = parse(options)
+    if report is None:
+        report = Report()
+    if dist.get_world_size(options.get("group")) == 1:  # type: ignore[arg-type]
+        yield report
+        return
     link = Channel(options.get("group"), bool(options.get("checked")))  # type: ignore[arg-type]
-    report = Report() if report is None else report
     session = Session(link, chosen, namespace, report.say)
     connect(link)
     tell = options.get("failed")

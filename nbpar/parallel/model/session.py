@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from nbpar.errors import CollectiveMismatch, PeerFailed, Unsupported
+from nbpar.parallel.files import new_notes, written_once
 
 from .channel import Channel, agree
 from .dispatch import Dispatch
@@ -62,7 +63,8 @@ class Session:
     def running(self) -> Iterator[None]:
         """The cell runs inside this."""
         self.place_all()
-        with patched(self._call, self.say), Optimisers(), self.dispatch:
+        notes = self.channel.tell(new_notes() if self.channel.rank == 0 else "", 0)
+        with written_once(self.channel.rank, notes), patched(self._call, self.say), Optimisers(), self.dispatch:
             yield
 
     def place_all(self, called: nn.Module | None = None) -> None:
