@@ -272,7 +272,7 @@ _notes: list[tempfile.TemporaryDirectory[str]] = []  # on rank 0: of this cell, 
 
 
 def new_notes() -> str:
-    """A folder for rank 0's notes. A lagging rank may read it when rank 0's cell is over: it lasts until the next cell has begun."""
+    """A folder for rank 0's notes. A lagging rank may read it when rank 0's cell is over: it lasts until the next begins."""
     _notes.append(tempfile.TemporaryDirectory(prefix="nbpar-notes-"))
     return _notes[-1].name
 

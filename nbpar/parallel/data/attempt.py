@@ -67,7 +67,7 @@ def attempt(  # noqa: PLR0917
     if call.over:  # a rank has left the call already
         return why
     call.over = True
-    together, equal = call.ranks.agree(ok, *words)
+    together, equal, _ = call.ranks.agree(ok, words[0], words[1])
     if not together or not equal[0] or found is None:
         return why
     call.even = equal[1] and not call.hidden

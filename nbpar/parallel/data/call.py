@@ -105,7 +105,7 @@ class Splitter:
                 return self.whole(subject, plan, args, kwargs)
         began, verified = time.perf_counter(), plan.verified
         outcome = Once(self.setting, subject, plan, flat, spec).run()
-        pace.longest = max(pace.longest, time.perf_counter() - began)
+        pace.shortest = min(pace.shortest, time.perf_counter() - began)
         if not verified:
             self.disturb()
         if isinstance(outcome, Done):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nbpar.parallel.data.layouts import Share
-from nbpar.parallel.data.ranks import Ranks
+from nbpar.parallel.data.ranks import ROOM, Ranks
 
 if TYPE_CHECKING:
     from nbpar.parallel.data.gradients import Gradients
@@ -39,14 +39,17 @@ class Call:
     draws: Any = None
     statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of BatchNorm over each rank's own rows
 
-    def meet(self) -> None:
-        """Before a collective inside the call: raises Stopped if another rank has left the call."""
-        if self.over:
-            return
-        ok, same = self.ranks.agree(True)
-        if not (ok and same[0]):
-            self.over = True
-            raise Stopped
+    def gather(self, own: Tensor) -> Tensor:
+        """Inside the call: every rank's numbers (k) as (N, k), float64. Raises Stopped if another rank has left the call."""
+        small = own.numel() <= ROOM and own.device.type == "cpu" and not self.over
+        if not self.over:
+            ok, same, every = self.ranks.agree(True, payload=own.detach().double() if small else None)
+            if not (ok and same[0]):
+                self.over = True
+                raise Stopped
+            if every is not None:
+                return every
+        return self.ranks.gather(own[None].double(), (1,) * self.ranks.size, "inside")
 
     def reached(self) -> None:
         """A backward pass enters the call."""

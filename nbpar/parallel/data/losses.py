@@ -20,11 +20,9 @@ def counted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if call is None or reduction != MEAN or target.is_floating_point():
             return original(input, target, weight, reduction, ignore_index, *smoothing)
         total = original(input, target, weight, SUM, ignore_index, *smoothing)
-        count = denominator(target, weight, ignore_index).to(total.dtype).reshape(1)
-        call.meet()
-        call.ranks.all_reduce(count, "inside")
+        count = call.gather(denominator(target, weight, ignore_index).reshape(1)).sum().to(total.dtype)
         # Weighted by rows, as the outputs of a split call are, this is the sum over all ranks by their count.
-        return total / (count[0] * call.share.weight)
+        return total / (count * call.share.weight)
 
     return loss
 

@@ -35,7 +35,6 @@ def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
             call.statistics[id(running_mean)] = running_mean, running_var
         if call is None or not training or call.local_batchnorm:
             return original(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn)
-        call.meet()
         with torch.no_grad():
             mean, var, count = statistics(input, call)
             if running_mean is not None:
@@ -69,8 +68,7 @@ def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
         mean, var = torch.batch_norm_update_stats(precise, None, None, 0.0)  # three times as fast as var_mean
     else:
         var = mean = precise.new_zeros(input.shape[1])
-    own = torch.cat([precise.new_tensor([count]), mean, var])[None]
-    every = call.ranks.gather(own, (1,) * call.ranks.size, "inside").double()
+    every = call.gather(torch.cat([precise.new_tensor([count]), mean, var]))
     counts, means, variances = every[:, :1], *every[:, 1:].chunk(2, dim=1)
     total: float = to_list(counts.sum())  # type: ignore[assignment]
     mean_all = (counts * means).sum(0) / total

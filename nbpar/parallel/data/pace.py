@@ -6,6 +6,7 @@ depends on it: forward, backward, averaging, and what the program does in betwee
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ class Pace:
     at: int = 0  # which block
     calls: int = 0  # in this block
     began: float = 0.0
-    longest: float = 0.0  # a split call itself, in this block
+    shortest: float = math.inf  # of the split calls themselves, in this block
     steady: bool = False  # the block began in this cell, and nothing else was measured into it
 
     def way(self, ranks: Ranks) -> str:
@@ -35,11 +36,11 @@ class Pace:
             return self.chosen
         now = time.perf_counter()
         if not self.steady:
-            self.began, self.calls, self.longest, self.steady = now, 0, 0.0, True
+            self.began, self.calls, self.shortest, self.steady = now, 0, math.inf, True
         elif self.calls == BLOCK:
             self.times[BLOCKS[self.at]].append(now - self.began)
             self.at += 1
-            if self.at == 1 and ranks.largest([self.longest])[0] > LONG:
+            if self.at == 1 and ranks.largest([self.shortest])[0] > LONG:
                 self.chosen = "split"
             elif self.at == len(BLOCKS):
                 split, whole = ranks.largest([min(self.times["split"]), min(self.times["whole"])])
@@ -47,7 +48,7 @@ class Pace:
                 self.times = {"split": [split], "whole": [whole]}
             if self.chosen:
                 return self.chosen
-            self.began, self.calls, self.longest = time.perf_counter(), 0, 0.0
+            self.began, self.calls, self.shortest = time.perf_counter(), 0, math.inf
         self.calls += 1
         return BLOCKS[self.at]
 

@@ -15,6 +15,8 @@ from nbpar.comm import all_reduce_
 MEETING = 1  # the word of a rank that is inside a call; the end of a call has larger ones
 
 
+HEAD, ROOM = 3, 509  # numbers in an agreement: what is said, and room for more
+
 # What Python reads inside a call is watched (context.read); what this package reads there is not.
 to_list = torch._C.TensorBase.tolist
 gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -71,14 +73,25 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def agree(self, ok: bool, *words: int) -> tuple[bool, list[bool]]:
-        """Whether all ranks are ok, and which of the words (two, below 2**63) are the same on all of them."""
-        self.counts["agreement"] += 1
-        first, second = words or (MEETING, 0)
-        said = torch.tensor([int(ok), first, -first, second, -second])
-        dist.all_reduce(said, op=dist.ReduceOp.MIN)
-        good, *pairs = to_list(said)
-        return bool(good), [pairs[0] == -pairs[1], pairs[2] == -pairs[3]]
+    def agree(
+        self, ok: bool, first: int = MEETING, second: int = 0, payload: Tensor | None = None
+    ) -> tuple[bool, list[bool], Tensor | None]:
+        """Whether all ranks are ok, which of two words (below 2**53) are the same on all of them, and all ranks' payloads.
+
+        One message of one size, whatever it says, so that ranks at different places still understand each other.
+        payload: float64, of at most ROOM numbers; (N, numbers) comes back.
+        """
+        self.counts["agreement" if payload is None else "inside"] += 1
+        said = torch.zeros(HEAD + ROOM, dtype=torch.float64)
+        said[:HEAD] = torch.tensor((float(ok), float(first), float(second)), dtype=torch.float64)
+        if payload is not None:
+            said[HEAD : HEAD + payload.numel()] = payload
+        every = said.new_empty(self.size * said.numel())
+        gather_single(every, said)
+        rows = every.view(self.size, -1)
+        oks, *words = zip(*to_list(rows[:, :HEAD]), strict=True)
+        same = [len(set(word)) == 1 for word in words]
+        return all(oks), same, None if payload is None else rows[:, HEAD : HEAD + payload.numel()]
 
     def largest(self, values: Sequence[float]) -> list[float]:
         """The largest over ranks of each value."""
