@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,8 +84,8 @@ def kept() -> tuple[list[bool], bool]:
     return meta, same and names["out"] == expected["out"]
 
 
-def saved(folder: str) -> bool:
-    """Whether the file that a cell saves holds the whole model, on every rank."""
+def saved(folder: str) -> tuple[bool, str]:
+    """Whether the file that a cell saves holds the whole model, and what it wrote to another."""
     setup = f"model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))\nfile = {folder!r} + '/model.pt'\n"
     names = notebook(setup)
     expected = [value.clone() for value in names["model"].parameters()]
@@ -92,7 +93,8 @@ def saved(folder: str) -> bool:
         exec("torch.save(model.state_dict(), file)\nopen(file + '.txt', 'a').write('once\\n')", names)
     dist.barrier()
     loaded = list(torch.load(folder + "/model.pt").values())
-    return all(torch.equal(a, b) for a, b in zip(expected, loaded, strict=True))
+    whole = all(torch.equal(a, b) for a, b in zip(expected, loaded, strict=True))
+    return whole, Path(folder, "model.pt.txt").read_text()
 
 
 def by_name() -> tuple[list[str], list[float]]:
@@ -149,3 +151,17 @@ model, x = Two(), torch.randn(4, 6)
     finally:
         Units.call, Channel.send = call, send  # type: ignore[method-assign]
     return first, events
+
+
+def everything(folder: str) -> dict[str, Any]:
+    many = TRAIN.replace("range(4)", "range(14)")
+    return {
+        "placed by hand": run_cell(MLP + SGD, TRAIN, {"place": "model.0=1,2=1,4=0,6=0"}),
+        "wrong name": run_cell(MLP + SGD, TRAIN, {"place": "modle=1"}),
+        "micro auto": run_cell(MLP + SGD, many, {"micro": "auto"}),
+        "kept": kept(),
+        "saved": saved(folder),
+        "by name": by_name(),
+        "branches": branches(),
+        "partial failure": partial_failure(),
+    }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
+import tempfile
 from typing import Any
 
 import pytest
 
 from nbpar.errors import OptionError
 from nbpar.parallel.model.mode import parse
-from tests.model.programs import branches, by_name, kept, partial_failure, run_cell, saved
+from tests.model.programs import everything, run_cell
 from tests.model.zoo import MLP, SGD, TRAIN
 from tests.ranks import run_ranks
 
@@ -35,52 +36,59 @@ def test_a_wrong_option_says_what_to_type(options: dict[str, Any], words: str) -
         parse(options)
 
 
+@functools.cache
+def results() -> list[dict[str, Any]]:
+    """Every program, in one start of two ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_ranks(2, everything, folder)
+
+
 def test_layers_are_placed_by_hand() -> None:
-    (first, _) = run_ranks(2, run_cell, MLP + SGD, TRAIN, {"place": "model.0=1,2=1,4=0,6=0"})
-    assert first["details"]["placed"] == {"model.0": 1, "model.2": 1, "model.4": 0, "model.6": 0}
+    placed = results()[0]["placed by hand"]["details"]["placed"]
+    assert placed == {"model.0": 1, "model.2": 1, "model.4": 0, "model.6": 0}
 
 
 def test_a_name_that_no_module_has_is_refused_with_a_suggestion() -> None:
-    (first, _) = run_ranks(2, run_cell, MLP + SGD, TRAIN, {"place": "modle=1"})
-    assert "no module of that name. Did you mean 'model'?" in first["error"]
+    assert "no module of that name. Did you mean 'model'?" in results()[0]["wrong name"]["error"]
 
 
 def test_micro_auto_measures_and_says_its_choice() -> None:
-    (first, second) = run_ranks(2, run_cell, MLP + SGD, TRAIN.replace("range(4)", "range(14)"), {"micro": "auto"})
-    (line,) = [line for line in first["lines"] if line.startswith("micro-batches of Sequential")]
-    assert "8: " in line and line in second["lines"]
+    first, second = (result["micro auto"]["lines"] for result in results())
+    (line,) = [line for line in first if line.startswith("micro-batches of Sequential")]
+    assert "8: " in line and line in second
 
 
 def test_what_is_kept_stays_on_its_ranks_and_works_in_the_next_cell() -> None:
-    for rank, (meta, again) in enumerate(run_ranks(2, kept)):
+    for rank, result in enumerate(results()):
+        meta, again = result["kept"]
         assert meta == [rank == 1, rank == 1, rank == 0, rank == 0]
         assert again
 
 
-def test_a_file_is_written_once_and_whole(tmp_path: Path) -> None:
-    assert run_ranks(2, saved, str(tmp_path)) == [True, True]
-    assert (tmp_path / "model.pt.txt").read_text() == "once\n"
+def test_a_file_is_written_once_and_whole() -> None:
+    assert [result["saved"] for result in results()] == [(True, "once\n"), (True, "once\n")]
+
+
+def test_the_mode_is_reached_by_its_name() -> None:
+    for result in results():
+        lines, losses = result["by name"]
+        assert lines == ["layers by rank: 2, 2"]
+        assert len(losses) == 4
+
+
+def test_an_error_of_the_owner_alone_reaches_the_others() -> None:
+    owner, other = (result["partial failure"] for result in results())
+    assert owner == "IndexError: index out of range in self"
+    assert other == "PeerFailed: a rank failed: index out of range in self"
+
+
+def test_a_value_leaves_as_soon_as_it_is_made() -> None:
+    first, second = results()[0]["branches"]
+    assert first.index("send") > first.index("A is done")
+    assert second.index("send") < second.index("A is done")
 
 
 def test_one_rank_runs_the_cell_as_it_is() -> None:
     (only,) = run_ranks(1, run_cell, MLP + SGD, TRAIN, {})
     assert only["lines"] == []
     assert len(only["names"]["losses"]) == 4
-
-
-def test_the_mode_is_reached_by_its_name() -> None:
-    for lines, losses in run_ranks(2, by_name):
-        assert lines == ["layers by rank: 2, 2"]
-        assert len(losses) == 4
-
-
-def test_an_error_of_the_owner_alone_reaches_the_others() -> None:
-    owner, other = run_ranks(2, partial_failure)
-    assert owner == "IndexError: index out of range in self"
-    assert other == "PeerFailed: a rank failed: index out of range in self"
-
-
-def test_a_value_leaves_as_soon_as_it_is_made() -> None:
-    first, second = run_ranks(2, branches)[0]
-    assert first.index("send") > first.index("A is done")
-    assert second.index("send") < second.index("A is done")
