@@ -448,6 +448,95 @@ print(hits.item() / len(y))
 ## inference_mode
 with torch.inference_mode(): print(model(x).sum().item())
 print(step().item())
+## tied_weight_changes_between_calls
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__(); self.inp = nn.Linear(6, 6); self.mid = nn.Linear(6, 60); self.back = nn.Linear(60, 6); self.out = nn.Linear(6, 6)
+        self.out.weight = self.inp.weight
+    def forward(self, x): return self.out(self.back(torch.tanh(self.mid(self.inp(x)))))
+net = Tied()
+print(net(x).sum().item())
+with torch.no_grad(): net.inp.weight.mul_(.5)
+print(net(x).sum().item())
+net.out.weight.data = net.out.weight.data + 1
+print(net(x).sum().item())
+opt = torch.optim.SGD(net.parameters(), lr=.1)
+for _ in range(2): net(x).pow(2).sum().backward(); net(x).sum().backward(); opt.step()
+print(net(x).sum().item(), net.inp.weight is net.out.weight, net.inp.weight.grad.sum().item())
+## write_through_views
+weight = model[0].weight.data
+weight.mul_(2); weight[0].zero_(); weight.view(-1)[3] = 7.
+print(model(x).sum().item(), model[0].weight[0, 3].item(), step().item())
+## statistics_read_between_calls
+net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8))
+for _ in range(3): net(x); print(net[1].running_mean.sum().item(), (net[3].running_var * 2).sum().item())
+net[1].running_mean.zero_(); net[3].reset_running_stats()
+net.eval()
+print(net(x).sum().item())
+## gradients_by_hand
+F.cross_entropy(model(x), y).backward()
+for p in model.parameters(): p.grad.clamp_(-.01, .01); p.grad.data.mul_(2)
+opt.step(); opt.zero_grad(set_to_none=False)
+print([p.grad.sum().item() for p in model.parameters()])
+for p in model.parameters(): p.grad = torch.ones_like(p)
+opt.step()
+print(model(x).sum().item())
+## change_result_in_place
+out = model(x)
+out += 1
+out.mul_(2)
+out[0] = 0
+out.sum().backward()
+print(out.sum().item(), model[0].weight.grad.sum().item())
+## foreach_ema
+ema = [p.detach().clone() for p in model.parameters()]
+for _ in range(2): step(); torch._foreach_lerp_(ema, list(model.parameters()), .5)
+print(sum(e.sum().item() for e in ema))
+## clip_foreach
+F.cross_entropy(model(x), y).backward()
+print(nn.utils.clip_grad_norm_(model.parameters(), .1, foreach=True, error_if_nonfinite=True).item())
+opt.step()
+print(step().item())
+## copy_optimiser
+step()
+saved = copy.deepcopy(opt.state_dict()); weights = copy.deepcopy(model.state_dict())
+a = step().item(); step()
+opt.load_state_dict(saved); model.load_state_dict(weights)
+print(a == step().item(), a)
+## update_statistics
+from torch.optim.swa_utils import update_bn
+net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8))
+update_bn([x, x * 2, x + 1], net)
+net.eval()
+print(net(x).sum().item())
+## early_stop
+best, patience = float("inf"), 0
+for epoch in range(20):
+    loss = step()
+    if loss < best - .1: best, patience = loss.item(), 0
+    else: patience += 1
+    if patience == 3: break
+print(epoch, best)
+## teacher_and_student
+teacher = copy.deepcopy(model).eval().requires_grad_(False)
+for _ in range(2):
+    opt.zero_grad()
+    with torch.no_grad(): soft = teacher(x).softmax(1)
+    loss = F.kl_div(model(x).log_softmax(1), soft, reduction="batchmean") + F.cross_entropy(model(x), y)
+    loss.backward(); opt.step()
+print(loss.item())
+## dropout_everywhere
+net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(.5), nn.Linear(8, 8), nn.Dropout(.3), nn.Linear(8, 4))
+opt = torch.optim.Adam(net.parameters())
+for _ in range(3): opt.zero_grad(); loss = F.cross_entropy(F.dropout(net(x + torch.randn_like(x)), .1), y); loss.backward(); opt.step()
+print(loss.item(), torch.rand(1).item())
+## transposed_values
+out = model(x).t()
+print(out.contiguous().view(-1)[:3].tolist(), out.is_contiguous(), out.stride())
+hidden = model[1](model[0](x)).t().contiguous()
+hidden.mul_(2)
+model[2:](hidden.t()).sum().backward()
+print(model[0].weight.grad.sum().item())
 ## inplace_activation
 net = nn.Sequential(nn.Linear(6, 8), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 8)), nn.Linear(8, 4))
 hidden = net[0](x)
