@@ -18,7 +18,6 @@ RESULT = {
     "scatter": "a part on each rank",
     "all_to_all": "a part from each rank",
     "send": "same shape on the receiver",
-    "recv": "same shape as the sender's",
     "barrier": "nothing",
 }
 
@@ -74,7 +73,7 @@ def operations(traffic: Traffic, size: int) -> Grid:
         f"How values came together: {len(found)} kinds of operation, {len(traffic)} calls, {size_of(traffic.moved)} handed over",
         "operation",
         tuple(f"{one.operation}{f', line {one.line}' if one.line else ''}" for one in shown),
-        ("from → to", "shape", "type", "calls of a rank", "bytes of all", "moving", "waiting"),
+        ("from → to", "shape", "type", "calls", "bytes", "moving", "waiting"),
         tuple(tuple(Cell("none", text) for text in _described(one, traffic, size)) for one in shown),
         tuple(f"result: {RESULT.get(one.operation, '')}" for one in shown),
         footer=f"and {rest} more kinds that took less time" if rest > 0 else "",
@@ -89,7 +88,7 @@ def _described(one: Operation, traffic: Traffic, size: int) -> tuple[str, ...]:
         flow(one, traffic.members.get(one.group, list(range(size)))),
         (shapes[0] or "a number") if len(shapes) == 1 else f"{len(shapes)} shapes",
         one.dtype,
-        str(max(one.calls.values())),
+        str(max(one.calls.values(), default=0)),
         size_of(one.bytes) if one.bytes else "–",
         duration(one.communicate / ranks),
         duration(one.wait / ranks),
@@ -100,8 +99,8 @@ def flow(one: Operation, members: list[int]) -> str:
     """'0-3 → 0-3 summed', '0 → 1-3', '0 → 1, 1 → 2'."""
     everybody = name_ranks(members)
     roots = sorted({peer for _, peer in one.peers if peer >= 0})
-    if one.operation in ("send", "recv"):
-        pairs = sorted({(rank, peer) if one.operation == "send" else (peer, rank) for rank, peer in one.peers})
+    if one.operation == "send":
+        pairs = sorted(one.peers)
         return ", ".join(f"{a} → {b}" for a, b in pairs[:4]) + (" …" if len(pairs) > 4 else "")
     if one.operation in ("broadcast", "scatter"):
         return f"{name_ranks(roots)} → {everybody}"

@@ -94,23 +94,24 @@ class Traffic:
                 yield other, 1 / len(members) if operation in DIVIDED else 1.0
 
     def operations(self) -> list[Operation]:
-        """Calls of one kind from one line, summed up; those that took longest first."""
+        """Calls of one kind from one line, summed up, the most bytes first. A send and its receive are one."""
         found: dict[tuple[Any, ...], Operation] = {}
         names = ("line", "operation", "group", "dtype", "shape", "peer", "rank", "bytes", "start", "end", "arrived")
         for line, operation, group, dtype, shape, peer, rank, amount, start, end, arrived in zip(
             *(self.columns[name].tolist() for name in names), strict=True
         ):
-            key = (line, operation, group, dtype)
-            one = found.setdefault(key, Operation(line, operation, group, dtype))
+            name = SENDS if operation == RECEIVES else operation
+            one = found.setdefault((line, name, group, dtype), Operation(line, name, group, dtype))
             one.shapes.add(shape)
-            one.peers.add((rank, peer))
-            one.calls[rank] = one.calls.get(rank, 0) + 1
+            one.peers.add((peer, rank) if operation == RECEIVES else (rank, peer))
+            if operation != RECEIVES:
+                one.calls[rank] = one.calls.get(rank, 0) + 1
             one.bytes += amount
             late = min(max(arrived, start), end)
             if operation != SENDS:
                 one.wait += late - start
                 one.communicate += end - late
-        return sorted(found.values(), key=lambda one: -(one.communicate + one.wait))
+        return sorted(found.values(), key=lambda one: (-one.bytes, -one.communicate - one.wait))
 
     def frame(self) -> Any:
         """The calls as a pandas DataFrame."""
