@@ -79,6 +79,7 @@ WORLD = (
     Option("--backend", "what torch.distributed uses", str, "NAME", choices=("mpi", "gloo", "nccl")),
     Option("--mpiexec", "the MPI launcher (default: see `%parallel?`)", str, "PATH"),
     Option("--mpi-args", "more options for the launcher", str, '"…"'),
+    Option("--interface", "talk to the ranks over TCP with CURVE on this address (default: Unix sockets)", str, "ADDRESS"),
     Option("--device", "where ranks compute by default", str, "cpu|cuda", choices=("cpu", "cuda")),
 )
 

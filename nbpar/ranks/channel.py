@@ -5,8 +5,12 @@
     side   ROUTER  ←── output, abort ─→  DEALER  I/O thread   ("side-r")
                    ←── exit, kill ────→  DEALER  guard         ("guard-r")
 
-A message is a kind, a header of plain data, and frames of bytes that are not copied. On one host the sockets live in a folder
-that only this user may enter, so whoever can connect could as well debug the process; that is why headers may be pickles.
+A message is a kind, a header of plain data, and frames of bytes that are not copied. Headers are pickles, so nobody else may get
+as far as sending one:
+
+    on one host     Unix sockets in a folder that only this user may enter: whoever can connect could as well debug the process
+    across hosts    TCP with CURVE: a handshake needs the hub's public key, which is made for this world and given to its ranks
+                    alone, by environment; so that key is the secret. Connections that do not shake hands are dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from typing import Any
 
 import zmq
 
-ADDRESS = "NBPAR_ADDRESS"  # environment variable that leads a rank to its kernel
+ADDRESS = "NBPAR_ADDRESS"  # environment variable that leads a rank to its kernel: a folder, or host and two ports
+KEY = "NBPAR_KEY"  # environment variable with the hub's public key, across hosts
+HANDSHAKE = 2000  # milliseconds that a connection may take to say who it is
 
 
 @dataclass(frozen=True)
@@ -43,24 +49,42 @@ def decode(parts: list[zmq.Frame], role: str = "", rank: int = -1) -> Message:
 
 
 class Hub:
-    """The kernel's end. Everything is read by the thread that waits for a cell; there is no other."""
+    """The kernel's end. Everything is read by the thread that waits for a cell; there is no other.
 
-    def __init__(self) -> None:
+    interface: None for Unix sockets, else the address of the network interface to listen on. `environment` leads ranks here.
+    """
+
+    def __init__(self, interface: str | None = None) -> None:
         self.folder = tempfile.mkdtemp(prefix="nbpar-")  # 0700 from the start
-        self.address = f"ipc://{self.folder}"
+        self.environment: dict[str, str] = {}
         self._context = zmq.Context()
-        self._sockets = {name: self._bind(name) for name in ("cells", "side")}
+        self._keys = zmq.curve_keypair() if interface else None
+        self._sockets = {name: self._socket() for name in ("cells", "side")}
+        self._bind(interface)
         self._poller = zmq.Poller()
         for socket in self._sockets.values():
             self._poller.register(socket, zmq.POLLIN)
 
-    def _bind(self, name: str) -> zmq.Socket[bytes]:
+    def _socket(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.bind(f"{self.address}/{name}")
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
+        if self._keys:
+            socket.curve_server = True
+            socket.curve_publickey, socket.curve_secretkey = self._keys
         return socket
+
+    def _bind(self, interface: str | None) -> None:
+        if not self._keys:
+            for name, socket in self._sockets.items():
+                socket.bind(f"ipc://{self.folder}/{name}")
+            self.environment[ADDRESS] = f"ipc://{self.folder}"
+            return
+        ports = [socket.bind_to_random_port(f"tcp://{interface}") for socket in self._sockets.values()]
+        self.environment[ADDRESS] = f"tcp://{interface} {ports[0]} {ports[1]}"
+        self.environment[KEY] = self._keys[0].decode()
 
     def send(self, role: str, rank: int, message: Message) -> bool:
         """False if that rank is not connected (any more)."""
@@ -98,15 +122,30 @@ def connect(role: str, rank: int, context: zmq.Context[Any] | None = None) -> zm
     socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, f"{role}-{rank}".encode())
     socket.setsockopt(zmq.LINGER, 500)
-    socket.connect(f"{os.environ[ADDRESS]}/{'cells' if role == 'main' else 'side'}")
+    if key := os.environ.get(KEY):
+        socket.curve_serverkey = key.encode()
+        socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+    socket.connect(endpoint("cells" if role == "main" else "side"))
     return socket
+
+
+def endpoint(name: str) -> str:
+    """Where the hub's socket of that name is, by this process's environment."""
+    place, *ports = os.environ[ADDRESS].split()
+    return f"{place}:{ports[0 if name == 'cells' else 1]}" if ports else f"{place}/{name}"
+
+
+def folder() -> str:
+    """Where this rank's own sockets go: the hub's folder, or one on this host."""
+    place = os.environ[ADDRESS]
+    return place.removeprefix("ipc://") if place.startswith("ipc://") else tempfile.mkdtemp(prefix="nbpar-")
 
 
 def open_door(rank: int, context: zmq.Context[Any] | None = None) -> zmq.Socket[bytes]:
     """A rank's socket for other processes of this user that want to know where it is (`python -m nbpar where`)."""
     socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(zmq.REP)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.bind(f"{os.environ[ADDRESS]}/where-{rank}")
+    socket.bind(f"ipc://{folder()}/where-{rank}")
     return socket
 
 

@@ -44,7 +44,7 @@ def watch(child: int, rank: int) -> int:
     """Waits until the rank ends or the kernel is gone; the rank's exit status for the launcher."""
     import zmq
 
-    from nbpar.ranks.channel import ADDRESS, Message, connect, receive, send
+    from nbpar.ranks.channel import ADDRESS, Message, connect, folder, receive, send
 
     socket = connect("guard", rank)
     monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -65,7 +65,8 @@ def watch(child: int, rank: int) -> int:
             time.sleep(GRACE)
             return code if code >= 0 else 128 - code
         if monitor in events or ends["kernel"] in events or os.getppid() != launcher:
-            shutil.rmtree(os.environ[ADDRESS].removeprefix("ipc://"), ignore_errors=True)  # the sockets' folder
+            if os.environ[ADDRESS].startswith("ipc://"):
+                shutil.rmtree(folder(), ignore_errors=True)  # of the sockets
             return 1  # the kernel or the launcher is gone
         if socket in events and (message := receive(socket)).kind == "kill":
             os.kill(child, message.header["signal"])

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from nbpar.errors import LaunchError, OptionError, RankDied
 from nbpar.ranks import guard, launch, machine
-from nbpar.ranks.channel import ADDRESS, Hub, Message
+from nbpar.ranks.channel import Hub, Message
 from nbpar.values import KernelEnd
 
 START_SECONDS = 120  # a cold disk can take long to import torch
@@ -24,13 +24,14 @@ SETTLE = 0.25  # seconds for what follows from a death: other deaths, and the la
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may choose about a world."""
+    """What a person may choose about a world. interface: None for Unix sockets, else where to listen for ranks, encrypted."""
 
     size: int | None = None
     backend: str = "mpi"
     mpiexec: str | None = None
     mpi_args: str = ""
     device: str = "cpu"
+    interface: str | None = None
 
 
 class World:
@@ -89,7 +90,7 @@ class World:
         if self.running:
             return self
         launcher = launch.find(self.settings.mpiexec, self.settings.mpi_args)
-        self._hub = Hub()
+        self._hub = Hub(self.settings.interface)
         self._log = tempfile.TemporaryFile()
         self.facts, self.last_lines, self.hurt = [], {}, False
         self.produced = dict.fromkeys(range(self.size), 0)
@@ -97,7 +98,7 @@ class World:
         try:
             self._launcher = subprocess.Popen(
                 launcher.command(self.size, self.settings.mpi_args),
-                env=self._environment(self._hub.address),
+                env=self._environment(self._hub.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
@@ -128,12 +129,12 @@ class World:
         self.stop()
         return self.start()
 
-    def _environment(self, address: str) -> dict[str, str]:
+    def _environment(self, channel: dict[str, str]) -> dict[str, str]:
         threads = str(machine.threads(self.size))
         here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join(dict.fromkeys([here, *(p for p in sys.path if p)]))
         own = {
-            ADDRESS: address,
+            **channel,
             guard.KERNEL: f"{os.uname().nodename}:{os.getpid()}",
             "NBPAR_SIZE": str(self.size),
             "NBPAR_BACKEND": self.settings.backend,
