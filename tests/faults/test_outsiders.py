@@ -76,8 +76,9 @@ def test_without_the_key_no_message_arrives(over_tcp: Notebook, tmp_path: Path, 
                 outsider.setsockopt(zmq.LINGER, 200)
                 outsider.setsockopt(zmq.IDENTITY, b"main-0")
                 if key != "none":
-                    outsider.curve_publickey, outsider.curve_secretkey = zmq.curve_keypair()
-                    outsider.curve_serverkey = zmq.curve_keypair()[0] if key == "wrong" else outsider.curve_publickey
+                    public, outsider.curve_secretkey = zmq.curve_keypair()
+                    outsider.curve_publickey = public
+                    outsider.curve_serverkey = zmq.curve_keypair()[0] if key == "wrong" else public
                 outsider.connect(f"tcp://127.0.0.1:{port}")
                 outsider.send_multipart([b"reply", pickle.dumps(Trap(trap))])
     works(over_tcp)
