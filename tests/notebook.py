@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def said(self) -> set[str]:
-        """The lines without the marks of the ranks: on a machine that is very busy equal lines may come too far apart to be joined."""
+        """The lines without the ranks' marks: on a very busy machine equal lines may come too far apart to be joined."""
         return {re.sub(r"^\[[\d,-]+\] ", "", line) for line in self.lines}
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce as fold
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mpi4py import MPI
@@ -56,7 +56,7 @@ def patiently(ready: Callable[[], bool], operation: str, group: str) -> None:
 class PatientRequest(MPI.Request):
     """A request whose wait can be ended."""
 
-    def Wait(self, status: MPI.Status | None = None) -> bool:
+    def Wait(self, status: MPI.Status | None = None) -> Literal[True]:
         patiently(lambda: self.Test(status), "Wait", "mpi4py")
         return True
 
@@ -91,7 +91,7 @@ class PatientComm(MPI.Intracomm):
         self._patiently(super().Irecv(recvbuf, source, recvtag), "Sendrecv", status)
         self._patiently(sending, "Sendrecv")
 
-    def Probe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: MPI.Status | None = None) -> bool:
+    def Probe(self, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: MPI.Status | None = None) -> Literal[True]:
         patiently(lambda: super(PatientComm, self).Iprobe(source, tag, status), "Probe", self.name)
         return True
 
@@ -134,9 +134,10 @@ class PatientComm(MPI.Intracomm):
         data = MPI.pickle.dumps(sendobj)
         sizes = np.zeros(self.size, np.int64) if self.rank == root else None
         self._patiently(super().Igather(np.array(len(data), np.int64), sizes, root), "gather")
-        whole = None if sizes is None else [bytearray(int(sizes.sum())), sizes, MPI.BYTE]
-        self._patiently(super().Igatherv([data, MPI.BYTE], whole, root), "gather")
-        return None if sizes is None or whole is None else pieces(whole[0], sizes)
+        whole = bytearray(0 if sizes is None else int(sizes.sum()))
+        place = None if sizes is None else [whole, sizes, MPI.BYTE]
+        self._patiently(super().Igatherv([data, MPI.BYTE], place, root), "gather")
+        return None if sizes is None else pieces(whole, sizes)
 
     def allgather(self, sendobj: Any) -> list[Any]:
         data = MPI.pickle.dumps(sendobj)
