@@ -27,6 +27,9 @@ from nbpar.parallel.data.plan import Knowledge, Plan, Refusal, kind
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.report import Report
 
+MOST_SUBJECTS = 64
+MOST_SETTLED = 256
+
 # What is known about modules and functions outlives a cell: on the ranks they stay the same objects.
 known: WeakKeyDictionary[Any, Knowledge] = WeakKeyDictionary()
 
@@ -46,9 +49,9 @@ class Splitter:
     checks: int = 0
     check_seconds: float = 0.0
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    settled: WeakKeyDictionary[Any, set[Any]] = field(default_factory=WeakKeyDictionary)
+    settled: dict[tuple[int, Any], Any] = field(default_factory=dict)  # calls that run whole, at a glance; it keeps their subjects
     paces: set[Pace] = field(default_factory=set)
-    subjects: WeakKeyDictionary[Any, Subject] = field(default_factory=WeakKeyDictionary)
+    subjects: dict[int, Subject] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.setting = Setting(self.gradients, self.lazy, self.local_batchnorm, self.checking)
@@ -57,14 +60,25 @@ class Splitter:
         """`nn.Module.__call__` that splits outermost calls."""
 
         def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-            if context.busy or self.elsewhere() or in_transform() or next(module.parameters(), None) is None:
+            if context.busy:
                 return original(module, *args, **kwargs)
-            subject = self.subjects.get(module)
-            if subject is None:
-                subject = self.subjects[module] = Subject(module, lambda *a, **k: original(module, *a, **k), module)
-            return self.split(subject, self.batch_dim, args, kwargs)
+            subject = self.settled.get((id(module), outward(args, kwargs)))
+            if subject is not None:
+                return self.run_whole(subject, args, kwargs)
+            if self.elsewhere() or in_transform() or next(module.parameters(), None) is None:
+                return original(module, *args, **kwargs)
+            return self.split(self.subject(module, original), self.batch_dim, args, kwargs)
 
         return call
+
+    def subject(self, module: nn.Module, original: Callable[..., Any]) -> Subject:
+        """Kept, but not for many modules: a cell may make thousands."""
+        subject = self.subjects.get(id(module))
+        if subject is None:
+            if len(self.subjects) >= MOST_SUBJECTS:
+                self.subjects.pop(next(iter(self.subjects)))
+            subject = self.subjects[id(module)] = Subject(module, lambda *a, **k: original(module, *a, **k), module)
+        return subject
 
     def function(self, wrapper: Any, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of a function marked with `nbpar.split`."""
@@ -79,9 +93,6 @@ class Splitter:
         return os.getpid() != self.process or threading.get_ident() != self.thread
 
     def split(self, subject: Subject, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rough = outward(args, kwargs)
-        if rough in self.settled.get(subject.key, ()):
-            return self.run_whole(subject, args, kwargs)
         flat, spec = tree_flatten((args, kwargs))
         knowledge = known.setdefault(subject.key, Knowledge())
         knowledge.begin(self.serial)
@@ -97,12 +108,14 @@ class Splitter:
         if pace.way(ranks) == "whole":
             if not pace.chosen:
                 return self.run_whole(subject, args, kwargs)
-            self.settled.setdefault(subject.key, set()).add(rough)
+            if len(self.settled) < MOST_SETTLED:
+                self.settled[id(subject.key), outward(args, kwargs)] = subject
             return self.whole(subject, Refusal(pace.reason), args, kwargs)
         if self.look(plan) and not self.still(subject, flat, spec, plan):
             plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
             if isinstance(plan, Refusal):
                 return self.whole(subject, plan, args, kwargs)
+        self.gradients.active = True
         began, verified = time.perf_counter(), plan.verified
         outcome = Once(self.setting, subject, plan, flat, spec).run()
         pace.shortest = min(pace.shortest, time.perf_counter() - began)
@@ -129,8 +142,11 @@ class Splitter:
 
     def run_whole(self, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.count(subject, "whole")
-        with context.inside(None):
+        context.busy += 1
+        try:
             return subject.run(*args, **kwargs)
+        finally:
+            context.busy -= 1
 
     def disturb(self) -> None:
         """What is measured now holds other work than calls."""
@@ -138,7 +154,10 @@ class Splitter:
             pace.disturb()
 
     def count(self, subject: Subject, what: str) -> None:
-        self.counts.setdefault(subject.name, Counter())[what] += 1
+        counts = self.counts.get(subject.name)
+        if counts is None:
+            counts = self.counts[subject.name] = Counter()
+        counts[what] += 1
 
     def check(self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None) -> Plan | Refusal:
         subject.refresh()

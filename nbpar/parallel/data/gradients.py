@@ -69,12 +69,15 @@ class Gradients:
         self.ranks, self.central = ranks, central
         self.now: Pass | None = None
         self.passes = 0
+        self.active = False  # a call has been split
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
-                if self.now is not None or context.running is not None:  # inside another pass, or a call's own business
+                if (
+                    not self.active or self.now is not None or context.running is not None
+                ):  # inside another pass, or a call's own business
                     return original(*args, **kwargs)
                 return self._run(original, args, kwargs)
 
