@@ -69,8 +69,18 @@ class CollectiveMismatch(CellError):
     """Ranks wait for each other in collectives that do not match."""
 
 
-class PeerFailed(NbparError):
-    """Raised where a rank waits, because the one that it waits for has failed or was interrupted."""
+class PeerFailed(Told):
+    """Raised where a rank waits, because the one that it waits for has failed or was interrupted.
+
+    reason: what happened there. wait: where this rank was ("in all_reduce #17 of 3×3, line 6"), empty if it was in no call.
+    """
+
+    def __init__(self, reason: str, wait: str = "") -> None:
+        super().__init__(reason, wait)
+        self.reason, self.wait = reason, wait
+
+    def __str__(self) -> str:
+        return f"{self.reason}; this rank was waiting {self.wait}" if self.wait else self.reason
 
 
 class CannotTravel(NbparError):

@@ -14,7 +14,7 @@ from nbpar.display.stream import Fold
 from nbpar.hang import Wait, explain
 from nbpar.pause import Pause
 from nbpar.ranks.channel import Message
-from nbpar.ranks.task import Reply
+from nbpar.ranks.task import Failure, Reply
 
 if TYPE_CHECKING:
     from nbpar.display.watch import Watch
@@ -25,7 +25,8 @@ TICK = 0.05  # seconds between two looks at output that waits and at interrupts
 PATIENCE = 5.0  # seconds after an interrupt until ranks that do not answer are given up
 LOOK = 2.0  # seconds between two looks at where the ranks are
 STEP = 2.0  # seconds after an interrupt in which a lockstep cell may come to its next optimiser step
-USELESS = 0.5  # seconds that lockstep ranks may go on when one of them has failed
+ALIKE = 0.2  # seconds after a failure in which the other ranks of a lockstep cell may fail alike
+USELESS = 0.5  # seconds that they may go on after that
 
 
 class Interrupts:
@@ -61,7 +62,8 @@ class Exchange:
         self._pause = Pause(world, cell.ranks)
         self._snapshot_at = time.monotonic() + cell.snapshot if cell.lockstep and cell.snapshot else float("inf")
         self.snapshot: Message | None = None  # the last one: header and values of rank 0
-        self._failed_at = self._interrupted_at = self._stop_now_at = float("inf")
+        self._failed: dict[int, Failure] = {}
+        self._end_waiting_at = self._useless_at = self._interrupted_at = self._stop_now_at = float("inf")
 
     @property
     def interrupted(self) -> bool:
@@ -78,6 +80,7 @@ class Exchange:
                 if self._watch is not None:
                     self._watch.tick(time.monotonic())
                 self._pass_interrupts_on()
+                self._end_waiting()
                 self._end_useless_work()
                 self._look_for_hangs()
                 self._ask_for_snapshots()
@@ -113,8 +116,10 @@ class Exchange:
             self._watch.feed(message)
         elif message.kind == "reply":
             self.replies[message.rank], self.frames[message.rank] = message.header, message.frames
-            if message.header.failure and self._pause.purpose != "stop":
-                self._end_waiting(message.rank)
+            if message.header.failure:
+                self._note_failure(message.rank, message.header.failure)
+        elif message.kind == "failing":
+            self._note_failure(message.rank, message.header)
         elif message.kind == "where":
             self._waits[message.rank] = message.header["wait"]
         elif message.kind == "held":
@@ -126,11 +131,21 @@ class Exchange:
             if self.interrupted:
                 self._pause.ask("stop")
 
-    def _end_waiting(self, failed: int) -> None:
-        """A rank failed: the others must not wait for it."""
-        self._failed_at = min(self._failed_at, time.monotonic())
-        failure = self.replies[failed].failure
-        assert failure
+    def _note_failure(self, rank: int, failure: Failure) -> None:
+        """A rank fails: the others must not wait for it."""
+        if not self._failed:
+            self._end_waiting_at = time.monotonic() + (ALIKE if self._cell.lockstep else 0)
+        self._failed.setdefault(rank, failure)
+        self._world.hurt |= failure.mismatch
+
+    def _end_waiting(self) -> None:
+        """Ends the other ranks' waiting for those that failed, unless all fail: they may meet to put their values together."""
+        if time.monotonic() < self._end_waiting_at or self._stop_now_at < float("inf"):
+            return
+        self._end_waiting_at, self._useless_at = float("inf"), time.monotonic() + USELESS
+        if self._failed.keys() >= set(self._cell.ranks):
+            return
+        failed, failure = next(iter(self._failed.items()))
         where = f", line {failure.line}" if failure.line else ""
         for rank in self._missing():
             self._world.abort(rank, f"rank {failed} ended in {failure.kind}{where}")
@@ -167,8 +182,8 @@ class Exchange:
 
     def _end_useless_work(self) -> None:
         """In lockstep nobody will use what the others compute after one has failed."""
-        if self._cell.lockstep and time.monotonic() - self._failed_at > USELESS:
-            self._failed_at = float("inf")
+        if self._cell.lockstep and time.monotonic() > self._useless_at:
+            self._useless_at = float("inf")
             for rank in self._missing():
                 self._world.interrupt(rank)
 

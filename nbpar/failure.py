@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from nbpar.exchange import Exchange
     from nbpar.ranks.world import World
 
+AS_BEFORE = "The notebook's variables are as they were before the cell."
+
 
 def shared_failure(failures: Mapping[int, Failure], size: int) -> Failure | None:
-    """The one failure that all `size` ranks share, or None if they ended differently."""
+    """The one failure that all `size` ranks share, or None if they ended differently or had parted ways."""
     first = next(iter(failures.values()))
-    same = all(failure.identity == first.identity for failure in failures.values())
+    same = all(failure.identity == first.identity and not failure.mismatch for failure in failures.values())
     return first if same and len(failures) == size else None
 
 
@@ -29,6 +31,8 @@ def raise_failure(world: World, exchange: Exchange, failures: Mapping[int, Failu
         raise interrupted(failures, kept)
     if exchange.stuck:
         raise CollectiveMismatch(exchange.stuck)
+    if parted := next((failure for failure in failures.values() if failure.mismatch), None):
+        raise CollectiveMismatch(f"{parted.text}\n{AS_BEFORE}")
     if shared := shared_failure(failures, len(replies)):
         raise original(shared)
     roots = {rank: failure for rank, failure in failures.items() if not failure.follows} or dict(failures)
@@ -43,7 +47,7 @@ def interrupted(failures: Mapping[int, Failure], kept: bool) -> KeyboardInterrup
     error = KeyboardInterrupt()
     lines = next((failure.traceback for failure in failures.values() if failure.interrupted), ["KeyboardInterrupt"])
     if not kept:
-        lines = [*lines, "The notebook's variables are as they were before the cell."]
+        lines = [*lines, AS_BEFORE]
     error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
     return error
 
@@ -76,9 +80,12 @@ def describe(world: World, roots: Mapping[int, Failure], failures: Mapping[int, 
             lines.append(f"rank {rank} {waiting(failure)}")
     if well := [rank for rank, reply in replies.items() if not reply.failure]:
         lines.append(f"rank {name_ranks(well)} ended well")
-    lines.append("The notebook's variables are as they were before the cell.")
+    lines.append(AS_BEFORE)
     return "\n".join(lines)
 
 
 def waiting(failure: Failure) -> str:
-    return f"was waiting for it in line {failure.line}" if failure.line else "was waiting for it"
+    """Of a rank that did nothing wrong: 'was waiting in all_reduce #17 of 3×3, line 6'."""
+    if failure.wait:
+        return f"was waiting {failure.wait}"
+    return f"was stopped in line {failure.line}" if failure.line else "was stopped"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from nbpar.display.calls import name_call
 from nbpar.display.stream import name_ranks
 
 STUCK = 10.0  # seconds that every rank must have waited
@@ -17,14 +18,12 @@ class Wait:
     group: str
     sequence: int
     operation: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None  # None where there is none to tell
     line: int
     seconds: float
 
     def __str__(self) -> str:
-        size = "×".join(map(str, self.shape)) or "a number"
-        line = f", line {self.line}" if self.line else ""
-        return f"waits in {self.operation} #{self.sequence} of {size}{line}, since {self.seconds:.0f} s"
+        return f"waits {name_call(self.operation, self.sequence, self.shape, self.line)}, since {self.seconds:.0f} s"
 
 
 def explain(waits: Mapping[int, Wait | None], left: Collection[int]) -> str | None:

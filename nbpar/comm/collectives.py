@@ -26,6 +26,7 @@ from .buffers import (
     split,
 )
 from .drain import Collective
+from .group import waits
 from .messages import Messages
 from .trace import trace
 from .waiting import soon
@@ -60,16 +61,16 @@ class MPIGroup(Messages):
         mpi = PLAIN.get(hash(op))
         if mpi is None or tensor.dtype not in NUMBERS or not (tensor.is_cpu and tensor.is_contiguous()):
             return self._all_reduce_staged(tensor, op, opts)
-        return self.all_reduce_plain(tensor, mpi, hash(op), opts is not None and not opts.asyncOp)
+        return self.all_reduce_plain(tensor, mpi, hash(op), opts)
 
-    def all_reduce_plain(self, tensor: Tensor, mpi: MPI.Op, op: int, waits: bool) -> Any:
-        """All-reduce of a tensor that MPI can work on as it is. op: hash of torch's. waits: the caller will, at once."""
-        call = self.begin("all_reduce", tensor, tensor.nbytes)
+    def all_reduce_plain(self, tensor: Tensor, mpi: MPI.Op, op: int, opts: Any) -> Any:
+        """All-reduce of a tensor that MPI can work on as it is. op: hash of torch's."""
+        call = self.begin("all_reduce", tensor, tensor.nbytes, opts=opts)
         self.started += 1
         request = self.comm.Iallreduce(IN_PLACE, numbers(tensor), mpi)
         over = False
         try:
-            over = waits and soon(request.Test)
+            over = waits(opts) and soon(request.Test)
         finally:  # an interrupt may come in between, and MPI has the buffer
             if not over:
                 collective = Collective(self.started, "all_reduce", (tensor.numel(),), tensor.dtype, op)
@@ -80,7 +81,7 @@ class MPIGroup(Messages):
         return DONE
 
     def _all_reduce_staged(self, tensor: Tensor, op: Any, opts: Any) -> Any:
-        call = self.begin("all_reduce", tensor, tensor.nbytes)
+        call = self.begin("all_reduce", tensor, tensor.nbytes, opts=opts)
         reduction = Reduction(op, tensor.dtype, self.size_)
         staged = reduction.stage(tensor)
         collective = self.count("all_reduce", [staged.numel()], staged.dtype, hash(op))
@@ -98,7 +99,7 @@ class MPIGroup(Messages):
 
     def reduce(self, tensors: list[Tensor], opts: Any) -> Any:
         tensor, root = tensors[0], opts.rootRank
-        call = self.begin("reduce", tensor, tensor.nbytes, root)
+        call = self.begin("reduce", tensor, tensor.nbytes, root, opts)
         reduction = Reduction(opts.reduceOp, tensor.dtype, self.size_)
         staged, at_root = reduction.stage(tensor), self.me == root
         send, receive = (IN_PLACE, numbers(staged)) if at_root else (numbers(staged), None)
@@ -108,7 +109,7 @@ class MPIGroup(Messages):
         return self.work(call, [request], tensors, opts, finish, keep=staged, collective=collective, nbytes=staged.nbytes)
 
     def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None) -> Any:
-        call = self.begin("reduce_scatter", input, input.nbytes)
+        call = self.begin("reduce_scatter", input, input.nbytes, opts=opts)
         op = SUM if opts is None else opts.reduceOp
         reduction = Reduction(op, input.dtype, self.size_)
         target = reduction.room(output)
@@ -135,7 +136,8 @@ class MPIGroup(Messages):
 
     def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any = None) -> Any:
         output, parts = outputs[0], inputs[0]
-        call = self.begin("reduce_scatter", output, sum(part.nbytes for part in parts))
+        total = (sum(part.numel() for part in parts),)
+        call = self.begin("reduce_scatter", output, sum(part.nbytes for part in parts), opts=opts, alike=total)
         op = SUM if opts is None else opts.reduceOp
         reduction = Reduction(op, output.dtype, self.size_)
         source, target = reduction.stage(flat(parts)), reduction.room(output)
@@ -158,7 +160,7 @@ class MPIGroup(Messages):
     def broadcast(self, tensors: list[Tensor], opts: Any) -> Any:
         tensor, root = tensors[0], opts.rootRank
         sends = self.me == root
-        call = self.begin("broadcast", tensor, tensor.nbytes if sends else 0, root)
+        call = self.begin("broadcast", tensor, tensor.nbytes if sends else 0, root, opts)
         staged = on_host(tensor) if sends else room_for(tensor)
         collective = self.count_rooted("broadcast", staged.nbytes, torch.uint8, 0, root)
         request = self.comm.Ibcast(raw(staged), root)
@@ -166,7 +168,7 @@ class MPIGroup(Messages):
         return self.work(call, [request], tensors, opts, finish, keep=staged, collective=collective, nbytes=staged.nbytes)
 
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> Any:
-        call = self.begin("all_gather", input, input.nbytes)
+        call = self.begin("all_gather", input, input.nbytes, opts=opts)
         target = room_for(output)
         source = apart(on_host(input), target)
         collective = self.count("all_gather_equal", [source.nbytes] * self.size_)
@@ -196,8 +198,8 @@ class MPIGroup(Messages):
     allgather_coalesced = allgather
 
     def _all_gather(self, parts: list[Tensor], input: Tensor, opts: Any) -> Any:
-        call = self.begin("all_gather", input, input.nbytes)
         source, target = on_host(input), empty_for(parts)
+        call = self.begin("all_gather", input, input.nbytes, opts=opts, alike=target.shape)
         counts = [part.nbytes for part in parts]
         collective = self.count("all_gather", counts)
         request = self.comm.Iallgatherv(raw(source), raw_parts(target, counts))
@@ -213,6 +215,6 @@ class MPIGroup(Messages):
         )
 
     def barrier(self, opts: Any = None) -> Any:
-        call = self.begin("barrier", NOTHING, 0)
+        call = self.begin("barrier", NOTHING, 0, opts=opts)
         collective = self.count("barrier", [])
         return self.work(call, [self.comm.Ibarrier()], [NOTHING], opts, collective=collective)

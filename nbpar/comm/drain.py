@@ -74,14 +74,18 @@ def drain(groups: Iterable[Group], meeting: MPI.Intracomm) -> list[Group]:
     be kept for good.
     """
     mine = {group.uid: group for group in groups}
-    reports = meeting.allgather({uid: (group.started, group.unfinished()) for uid, group in mine.items()})
+    reports = meeting.allgather({uid: report(group) for uid, group in mine.items()})
     pending: dict[Uid, list[Started]] = {}
     for uid, group in mine.items():
         cancel([request for work in group.live for request in work.receives])
-        missed = missed_by(group, [reports[rank].get(uid) for rank in uid[0]])
+        said = [reports[rank].get(uid) for rank in uid[0]]
+        missed = missed_by(group, said)
         if missed is not None:
             under_way = [(request, work.keep) for work in group.live for request in work.requests]
             pending[uid] = under_way + [join_in(group.comm, collective) for collective in missed]
+            if group.signatures is not None:
+                last = max(its.signed for its in said if its)
+                pending[uid] += group.signatures.under_way() + group.signatures.join_in(last)
     wait_for_all(meeting, [mine[uid] for uid in pending], pending)
     meeting.alltoall([None] * meeting.size)  # pushes messages still on their way ahead of it
     for group in mine.values():
@@ -93,7 +97,16 @@ def drain(groups: Iterable[Group], meeting: MPI.Intracomm) -> list[Group]:
     return list(mine.values())
 
 
-Report = tuple[int, list[Collective]]  # how many collectives a rank has started, and those that others may have missed
+class Report(NamedTuple):
+    """What a rank tells of a group: collectives started, those that others may have missed, signatures started."""
+
+    started: int
+    unfinished: list[Collective]
+    signed: int
+
+
+def report(group: Group) -> Report:
+    return Report(group.started, group.unfinished(), group.signatures.started if group.signatures else 0)
 
 
 def missed_by(group: Group, reports: list[Report | None]) -> list[Collective] | None:
@@ -103,11 +116,11 @@ def missed_by(group: Group, reports: list[Report | None]) -> list[Collective] | 
     """
     known: dict[int, Collective] = {}
     last = group.started
-    for report in reports:
-        if report is None:
+    for its in reports:
+        if its is None:
             return None
-        last = max(last, report[0])
-        known.update({collective.number: collective for collective in report[1]})
+        last = max(last, its.started)
+        known.update({collective.number: collective for collective in its.unfinished})
     places = range(group.started + 1, last + 1)
     return [known[number] for number in places] if all(number in known for number in places) else None
 

@@ -11,8 +11,9 @@ from mpi4py import MPI
 from torch import Tensor
 
 from .drain import Collective, Uid
+from .signature import Signatures
 from .state import state
-from .trace import trace
+from .trace import PAIRED, trace
 from .waiting import check, soon
 from .work import DONE, MPIWork, Together
 
@@ -20,24 +21,37 @@ ProcessGroup: Any = dist.ProcessGroup
 HISTORY = 4096  # rooted collectives remembered
 
 
+class AtOnce:
+    """torch's options of a call that waits."""
+
+    asyncOp = False
+
+
+def waits(opts: Any) -> bool:
+    """Whether the caller waits for the operation at once."""
+    return opts is not None and not opts.asyncOp
+
+
 class Group(ProcessGroup):
     """comm: the communicator, used for nothing else. ranks: its members, as ranks of the world. uid: alike on them all.
 
     live: works that are not done. started: how many collectives. early: the rooted ones among them, which this rank
-    may have finished before another begins.
+    may have finished before another begins. signatures: of its collectives, if they are ever compared; signed: the number
+    of the newest operation's, 0 if it has none.
     """
 
-    def __init__(self, comm: MPI.Intracomm, uid: Uid, name: str = "") -> None:
+    def __init__(self, comm: MPI.Intracomm, uid: Uid, name: str = "", beside: MPI.Intracomm | None = None) -> None:
         super().__init__(comm.rank, comm.size)
         self.description = ""
-        self.take(comm, uid, name)
+        self.take(comm, uid, name, beside)
 
-    def take(self, comm: MPI.Intracomm, uid: Uid, name: str = "") -> None:
-        """Begin on this communicator; the one before is freed or given up."""
+    def take(self, comm: MPI.Intracomm, uid: Uid, name: str = "", beside: MPI.Intracomm | None = None) -> None:
+        """Begin on this communicator; the one before is freed or given up. beside: another one, for signatures."""
         self.comm, self.uid, self.ranks = comm, uid, uid[0]
         self.me, self.size_ = comm.rank, comm.size
         self.live: set[MPIWork] = set()
-        self.started = 0
+        self.started = self.signed = 0
+        self.signatures = Signatures(beside, self.ranks) if beside is not None else None
         self.early: deque[Collective] = deque(maxlen=HISTORY)
         self._sweep_at = 64
         self.setGroupName(name)
@@ -46,7 +60,7 @@ class Group(ProcessGroup):
     def shutdown(self) -> None:
         """Free the communicator, unless operations on it are under way: then the next `renew` does."""
         self._sweep()
-        if not self.live and self in state.groups:
+        if not self.live and not (self.signatures and self.signatures.pending) and self in state.groups:
             self.free()
 
     abort = shutdown
@@ -56,6 +70,8 @@ class Group(ProcessGroup):
         state.groups.remove(self)
         self.live.clear()
         self.comm.Free()
+        if self.signatures:
+            self.signatures.comm.Free()
 
     def unfinished(self) -> list[Collective]:
         """The collectives that other ranks may have missed."""
@@ -100,11 +116,29 @@ class Group(ProcessGroup):
 
     # Starting an operation.
 
-    def begin(self, operation: str, tensor: Tensor, nbytes: int, peer: int = -1) -> int:
-        """peer: a rank of this group."""
+    def begin(  # noqa: PLR0917
+        self,
+        operation: str,
+        tensor: Tensor,
+        nbytes: int,
+        peer: int = -1,
+        opts: Any = None,
+        alike: tuple[int, ...] | None = None,
+    ) -> int:
+        """peer: a rank of this group. opts: torch's; where they say that the caller will wait, ranks that are watched compare
+        first what they are about to call. alike: the shape in which ranks must agree, if not the tensor's."""
         if state.reason is not None:
             check()
-        return trace.begin(self.label, operation, tensor, nbytes, self.ranks[peer] if peer >= 0 else -1)
+        call = trace.begin(self.label, operation, tensor, nbytes, self.ranks[peer] if peer >= 0 else -1)
+        self.signed = 0
+        if state.watched and self.signatures is not None and operation not in PAIRED:
+            self.signed = self.signatures.start(call, operation, tensor.shape if alike is None else alike, tensor.dtype, peer)
+            if waits(opts):
+                self.signatures.settle(call)
+        return call
+
+    def same(self, number: int) -> bool:
+        return self.signatures is None or self.signatures.same(number)
 
     def work(
         self,
@@ -118,7 +152,7 @@ class Group(ProcessGroup):
         """The work of a started operation. It may be over already if the caller is going to wait for it anyway."""
         over = False
         try:
-            over = opts is not None and not opts.asyncOp and len(requests) == 1 and soon(requests[0].Test)
+            over = waits(opts) and len(requests) == 1 and soon(requests[0].Test)
         finally:  # an interrupt may come in between, and MPI has the buffers
             if not over:
                 work = MPIWork(self, call, requests, outcome, finish=finish, **facts)

@@ -14,9 +14,11 @@ from mpi4py import MPI
 from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
+from ..display.calls import END
 from .buffers import NUMBERS
 from .collectives import NOTHING, MPIGroup
 from .drain import drain
+from .group import AtOnce
 from .state import cores, joined, state
 from .trace import trace
 from .waiting import SWITCH_INTERVAL
@@ -67,7 +69,7 @@ def renew() -> None:
     world = joined()
     progress.forget_all()
     meeting = world.Dup()
-    state.stuck.extend((group.comm, group.live) for group in drain(state.groups, meeting))
+    state.stuck.extend((group.comm, group.live, group.signatures) for group in drain(state.groups, meeting))
     state.groups.clear()
     state.reason, trace.waiting = None, None
     if dist.is_initialized():
@@ -118,13 +120,14 @@ def new_group(ranks: Sequence[int]) -> MPIGroup:
         group = control.comm.group.Incl(members)
         comm = control.comm.Create_group(group)
         group.Free()
+    beside = comm.Dup() if len(members) > 1 else None
     uid = members, _created[members]
     if ranks:
-        return MPIGroup(comm, uid)
+        return MPIGroup(comm, uid, beside=beside)
     if state.default is None:
-        state.default = MPIGroup(comm, uid)
+        state.default = MPIGroup(comm, uid, beside=beside)
     else:
-        state.default.take(comm, uid)
+        state.default.take(comm, uid, beside=beside)
     return state.default
 
 
@@ -141,6 +144,27 @@ def meet(control: MPIGroup, ranks: Sequence[int]) -> None:
         control.recv([NOTHING], first).wait()
 
 
+def watch(on: bool) -> None:
+    """Whether ranks compare what they call before each collective of backend mpi. Called by all ranks alike."""
+    state.watched = on
+
+
+def meet_at_end(steps: int = 0) -> None:
+    """Return once all ranks are here, at the end of a cell that is watched. steps: of optimisers that this rank has made.
+
+    Raises CollectiveMismatch if a rank is elsewhere or has made another number of steps.
+    """
+    group = state.default
+    if not state.watched or group is None or group not in state.groups:
+        return
+    call = group.begin(END, NOTHING, 0, opts=AtOnce, alike=(steps,))
+    for other in state.groups:
+        if other.signatures is not None and other.signatures.pending:
+            other.signatures.settle(call)
+    trace.drop(call)
+    watch(False)
+
+
 def all_reduce_(tensor: Tensor, average: bool = False) -> Tensor:
     """Sum, or average, a tensor over the world in place, and return it: `dist.all_reduce` without its preparations."""
     return sum_over(c10d._get_default_group(), tensor, average)
@@ -150,7 +174,7 @@ def sum_over(group: Any, tensor: Tensor, average: bool = False) -> Tensor:
     """The same over a group."""
     plain = tensor.dtype in NUMBERS and tensor.is_cpu and tensor.is_contiguous()
     if plain and type(group) is MPIGroup and not (average and not tensor.is_floating_point()):
-        group.all_reduce_plain(tensor, MPI.SUM, SUM, True).wait()
+        group.all_reduce_plain(tensor, MPI.SUM, SUM, AtOnce).wait()
         return tensor.div_(group.size_) if average else tensor
     dist.all_reduce(tensor, dist.ReduceOp.AVG if average else dist.ReduceOp.SUM, group)
     return tensor

@@ -54,14 +54,14 @@ class Messages(Group):
         sources: list[Part] = [None] * self.size_
         if self.me == root:
             sources = [on_host(part) for part in inputs[0]]
-        call = self.begin("scatter", output, sum(part.nbytes for part in sources if part is not None), root)
+        call = self.begin("scatter", output, sum(part.nbytes for part in sources if part is not None), root, opts)
         target = room_for(output)
         targets = [target if rank == root else None for rank in range(self.size_)]
         return self._exchange(call, sources, targets, outputs, opts=opts, finish=lambda: put_back(output, target))
 
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> Any:
         source, root = on_host(inputs[0]), opts.rootRank
-        call = self.begin("gather", inputs[0], inputs[0].nbytes, root)
+        call = self.begin("gather", inputs[0], inputs[0].nbytes, root, opts)
         parts = outputs[0] if self.me == root else []
         targets: list[Part] = [room_for(part) for part in parts] or [None] * self.size_
         sources = [source if rank == root else None for rank in range(self.size_)]
@@ -75,7 +75,7 @@ class Messages(Group):
         input_split_sizes: list[int],
         opts: Any = None,
     ) -> Any:
-        call = self.begin("all_to_all", input, input.nbytes)
+        call = self.begin("all_to_all", input, input.nbytes, opts=opts)
         target = room_for(output)
         source = apart(on_host(input), target)
         sources, targets = self._rows(source, input_split_sizes), self._rows(target, output_split_sizes)
@@ -90,7 +90,7 @@ class Messages(Group):
         return list(tensor.view(-1).split(max(1, tensor.numel() // self.size_))) if tensor.numel() else [tensor] * self.size_
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> Any:
-        call = self.begin("all_to_all", inputs[0], sum(part.nbytes for part in inputs))
+        call = self.begin("all_to_all", inputs[0], sum(part.nbytes for part in inputs), opts=opts)
         targets = [room_for(part) for part in outputs]
         sources = [on_host(part) for part in inputs]
         return self._exchange(call, sources, targets, outputs, opts=opts, finish=lambda: put_all_back(outputs, targets))

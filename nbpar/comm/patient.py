@@ -5,7 +5,8 @@
     comm.allgather(o)  sizes by Iallgather, pickles by Iallgatherv    (Python objects)
 
 `MPI.COMM_WORLD` is such a communicator in a rank, and so is all that is made from it (Dup, Split, Create_group). Requests that
-non-blocking calls return can be waited for in the same way. What stays as it is in C: `Request.Waitall`, files and windows.
+non-blocking calls return can be waited for in the same way. What stays as it is in C: `Create_group`, `Request.Waitall`, files and
+windows.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ MAKERS = ("Dup", "Clone", "Split", "Split_type", "Create", "Create_group")
 
 
 class Something:
-    """Stands in the trace for buffers whose shape is not known."""
+    """Stands in the trace for buffers of which nothing is known."""
 
     shape: tuple[int, ...] = ()
-    dtype = "mpi4py"
+    dtype = None
 
 
 def patiently(ready: Callable[[], bool], operation: str, group: str) -> None:
@@ -78,7 +79,11 @@ class PatientComm(MPI.Intracomm):
     """A communicator whose waits can be ended."""
 
     def _patiently(self, request: MPI.Request, operation: str, status: MPI.Status | None = None) -> None:
-        patiently(lambda: request.Test(status), operation, self.name or "mpi4py")
+        try:
+            patiently(lambda: request.Test(status), operation, self.name or "mpi4py")
+        except BaseException:
+            _given_up.append((self, request))
+            raise
 
     def Recv(self, buf: Any, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG, status: MPI.Status | None = None) -> None:
         self._patiently(super().Irecv(buf, source, tag), "Recv", status)
@@ -210,6 +215,8 @@ def _patient_request(name: str) -> Callable[..., PatientRequest]:
 
 def _patient_comm(name: str) -> Callable[..., Any]:
     def call(self: PatientComm, *args: Any, **kwargs: Any) -> Any:
+        if name != "Create_group":  # which not all ranks call
+            self._patiently(MPI.Intracomm.Ibarrier(self), name)  # once all are here the blocking call returns soon
         made = getattr(MPI.Intracomm, name)(self, *args, **kwargs)
         return PatientComm(made) if isinstance(made, MPI.Intracomm) and made != MPI.COMM_NULL else made
 
@@ -227,6 +234,15 @@ for _name in MAKERS:
     setattr(PatientComm, _name, _patient_comm(_name))
 
 
+_given_up: list[tuple[PatientComm, MPI.Request]] = []  # MPI may still have their buffers
+
+
 def install() -> None:
     """Cells that import MPI find patient communicators in it."""
     MPI.COMM_WORLD = PatientComm(MPI.COMM_WORLD)  # type: ignore[misc]
+
+
+def renew(world: MPI.Intracomm) -> None:
+    """If a rank gave up a call on `MPI.COMM_WORLD`, cells find a new one there, on which nothing is under way. Collective."""
+    if world.allreduce(any(comm == MPI.COMM_WORLD for comm, _ in _given_up), MPI.LOR):
+        MPI.COMM_WORLD = PatientComm(world.Dup())  # type: ignore[misc]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from ..errors import PeerFailed
 from .state import state
+from .waiting import ended
 from .work import MPIWork
 
 BUSY = 200e-6  # seconds of polling without a pause after something happened
@@ -44,7 +44,7 @@ class Progress:
         while len(works) == len(self._works):
             if state.reason is not None:
                 for work in works:
-                    work.fail(PeerFailed(state.reason))
+                    work.fail(ended())
                 return self._forget(works)
             done = [work for work in works if work.poll()]
             if done:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import NbparError
+from ..errors import NbparError, PeerFailed
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
     from .group import Group
-    from .work import MPIWork
 
 
 @dataclass(slots=True)
@@ -21,7 +20,7 @@ class State:
 
     default: the group of the whole world, one object for good: whoever holds it can go on after `renew`.
     groups: those whose communicators are not freed. stuck: communicators and works that never end; MPI has the buffers.
-    reason: why every wait must end, or None.
+    reason: why every wait must end, or None; error: in which exception. watched: whether collectives are signed.
     crowded: this host has more ranks than cores for them. threaded: MPI may be called by several threads at a time.
     """
 
@@ -29,9 +28,11 @@ class State:
     control: Group | None = None
     default: Group | None = None
     groups: list[Group] = field(default_factory=list)
-    stuck: list[tuple[MPI.Comm, set[MPIWork]]] = field(default_factory=list)
+    stuck: list[tuple[Any, ...]] = field(default_factory=list)
     backend: str = "mpi"
     reason: str | None = None
+    error: type[NbparError] = PeerFailed
+    watched: bool = False
     crowded: bool = False
     threaded: bool = True
 

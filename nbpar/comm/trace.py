@@ -6,6 +6,7 @@ Written into arrays of fixed size, so that a call costs about a microsecond and 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import time
 from array import array
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..display.calls import END, name_call
 
 LIMIT = 1 << 16  # calls kept, a power of two
 DEPTH = 200  # frames looked at for the line of the cell
@@ -50,16 +53,20 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One unfinished call. sequence: as in `Trace.columns`. line: of the cell, 0 if unknown. seconds: since it started."""
+    """One unfinished call. sequence: as in `Trace.columns`. shape: None where there is none to tell. line: of the cell, 0 if
+    unknown. seconds: since it started."""
 
     sequence: int
     group: str
     operation: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     dtype: str
     peer: int
     line: int
     seconds: float
+
+    def __str__(self) -> str:
+        return name_call(self.operation, self.sequence, self.shape, self.line)
 
 
 class Trace:
@@ -69,6 +76,7 @@ class Trace:
         self._mask = limit - 1
         self._kind = array("i", bytes(4 * limit))
         self._line = array("i", bytes(4 * limit))
+        self._own = array("b", bytes(limit))  # whether the cell's own code made the call, not a mode of nbpar
         self._sequence = array("q", bytes(8 * limit))
         self._start = array("d", bytes(8 * limit))
         self._end = array("d", bytes(8 * limit))
@@ -77,7 +85,7 @@ class Trace:
         self._kinds: dict[Any, int] = {}
         self._sequences: dict[Any, int] = {}
         self._belongs: Callable[[str], bool] | None = None
-        self._known: dict[str, bool] = {}
+        self._known: dict[str, int] = {}  # OTHER, CELL or MODE by file name
         self.members: dict[str, list[int]] = {}  # ranks of the world, by group
         self.waiting: int | None = None  # the call that the main thread waits in
 
@@ -103,7 +111,7 @@ class Trace:
         call = next(self._count)
         place = call & self._mask
         self._kind[place], self._sequence[place] = kind, sequence
-        self._line[place] = self._cell_line() if self._belongs is not None else 0
+        self._line[place], self._own[place] = self._from_cell() if self._belongs is not None else (0, 1)
         self._end[place] = 0.0
         self._next = call + 1
         self._start[place] = now()
@@ -114,20 +122,33 @@ class Trace:
         if self._next - call <= self._mask:
             self._end[call & self._mask] = now()
 
-    def _cell_line(self) -> int:
-        """The line of the innermost frame that belongs to the cell; 0 if there is none."""
-        known, frame = self._known, sys._getframe(2)
+    def drop(self, call: int) -> None:
+        """Forget the newest call."""
+        self._next = call
+
+    def place(self, call: int) -> tuple[int, int]:
+        """A recent call's line, and 1 if the cell's own code made it, not a mode of nbpar."""
+        return self._line[call & self._mask], self._own[call & self._mask]
+
+    def sequence(self, call: int) -> int:
+        return self._sequence[call & self._mask]
+
+    def _from_cell(self) -> tuple[int, int]:
+        """The line of the innermost frame that belongs to the cell, 0 if there is none; see `place`."""
+        known, frame, own = self._known, sys._getframe(2), 1
         for _ in range(DEPTH):
             name = frame.f_code.co_filename
-            belongs = known.get(name)
-            if belongs is None:
-                belongs = known[name] = bool(self._belongs and self._belongs(name))
-            if belongs:
-                return frame.f_lineno
+            part = known.get(name)
+            if part is None:
+                part = known[name] = CELL if self._belongs and self._belongs(name) else MODE if MODES in name else OTHER
+            if part == CELL:
+                return frame.f_lineno, own
+            if part == MODE:
+                own = 0
             if frame.f_back is None:
-                return 0
+                break
             frame = frame.f_back
-        return 0
+        return 0, own
 
     def _places(self) -> np.ndarray[Any, Any]:
         """Where the calls still kept are, oldest first."""
@@ -159,7 +180,7 @@ class Trace:
             self._sequence[place],
             kind.group,
             kind.operation,
-            tuple(kind.shape),
+            None if kind.operation in SHAPELESS or kind.dtype is None else tuple(kind.shape),
             _name(kind.dtype),
             kind.peer,
             self._line[place],
@@ -204,10 +225,15 @@ class Trace:
 
 
 PAIRED = frozenset({"send", "recv"})
+SHAPELESS = frozenset({"barrier", END})  # of which `current` tells none
+OTHER, CELL, MODE = range(3)  # whose code a frame runs
+MODES = os.sep + os.path.join("nbpar", "parallel") + os.sep
 
 
 def _name(value: Any) -> str:
-    """'float32' for torch.float32, '2×3' for a shape, else the string itself."""
+    """'float32' for torch.float32, '2×3' for a shape, '' for nothing, else the string itself."""
+    if value is None:
+        return ""
     if isinstance(value, tuple):
         return "×".join(map(str, value))
     return str(value).removeprefix("torch.")

@@ -11,8 +11,9 @@ import os
 import time
 from collections.abc import Callable
 
-from ..errors import PeerFailed
+from ..errors import NbparError, PeerFailed
 from .state import state
+from .trace import trace
 
 Ready = Callable[[], bool]
 
@@ -24,15 +25,24 @@ SWITCH_INTERVAL = 0.5e-3
 _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
-def abort(reason: str) -> None:
-    """End every wait of this process, now and until `renew`, with PeerFailed(reason). Callable from any thread."""
-    state.reason = reason
+def abort(reason: str, error: type[NbparError] = PeerFailed) -> None:
+    """End every wait of this process, now and until `renew`, with error(reason). Callable from any thread."""
+    if state.reason is None:
+        state.error, state.reason = error, reason
+
+
+def ended() -> NbparError:
+    """The error of a wait that was ended."""
+    reason = str(state.reason)
+    if state.error is PeerFailed:
+        return PeerFailed(reason, str(trace.current() or ""))
+    return state.error(reason)
 
 
 def check() -> None:
-    """Raises PeerFailed if the process must not wait."""
+    """Raises PeerFailed, or what `abort` was told, if the process must not wait."""
     if state.reason is not None:
-        raise PeerFailed(state.reason)
+        raise ended()
 
 
 def soon(ready: Ready) -> bool:
@@ -52,9 +62,9 @@ def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
     began = time.perf_counter()
     eager = nbytes / SLOW + (0.0 if state.crowded else EAGER)
     while True:
-        check()
-        if ready():
+        if ready():  # what is done is handed out, even after an abort: other ranks have it too
             return
+        check()
         waited = time.perf_counter() - began
         if timeout and waited > timeout:
             raise TimeoutError(f"nothing arrived within {timeout:g} s")

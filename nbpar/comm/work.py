@@ -12,7 +12,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch.futures import Future
 
-from ..errors import PeerFailed
+from ..errors import NbparError
 from .state import state
 from .trace import trace
 from .waiting import SLOW, soon, wait_until
@@ -52,8 +52,9 @@ class MPIWork(Work):
         self.collective, self.receives = collective, receives
         self.done = False
         self.source = -1
-        self.failure: PeerFailed | None = None
+        self.failure: NbparError | None = None
         self.future: Future[Any] | None = None
+        self.signed = group.signed  # not done before this many signatures are compared
         self.lock = threading.Lock()  # a request may be tested by one thread at a time
         self.test: Callable[[], bool] = requests[0].Test if len(requests) == 1 else self._test_all
         group.hold(self)
@@ -65,7 +66,7 @@ class MPIWork(Work):
         """Whether the operation is done; brings it to its end if MPI says so."""
         if not self.done and self.lock.acquire(blocking=False):
             try:
-                if not self.done and self.test():
+                if not self.done and (not self.signed or self.group.same(self.signed)) and self.test():
                     self._complete()
             finally:
                 self.lock.release()
@@ -81,7 +82,7 @@ class MPIWork(Work):
         if self.future is not None:
             self.future.set_result(self.outcome)
 
-    def fail(self, failure: PeerFailed) -> None:
+    def fail(self, failure: NbparError) -> None:
         """Let the future raise. The operation itself goes on until the group is drained."""
         self.failure = failure
         if self.future is not None and not self.future.done():
@@ -89,7 +90,7 @@ class MPIWork(Work):
             self.future.set_result([Failure(failure)])
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        """Until the operation is done. Raises PeerFailed after `abort`, TimeoutError after `timeout`."""
+        """Until the operation is done. Raises PeerFailed after `abort`, TimeoutError after `timeout`, and CollectiveMismatch."""
         if self.done or soon(self.poll):
             return True
         trace.waiting = self.call
@@ -183,10 +184,10 @@ DONE = Done()
 class Failure(Tensor):
     """A failed future's value. Python's waiters raise it; C++ takes it for a tensor, and its first use there raises."""
 
-    failure: PeerFailed
+    failure: NbparError
 
     @staticmethod
-    def __new__(cls, failure: PeerFailed) -> Failure:
+    def __new__(cls, failure: NbparError) -> Failure:
         tensor: Failure = torch.Tensor._make_wrapper_subclass(cls, (0,))
         tensor.failure = failure
         return tensor

@@ -2,33 +2,42 @@
 
 A rank can be stuck in C code or be killed; something outside must say by which signal, and must see the kernel's death even then.
 So each launched process forks before anything heavy is imported: the child becomes the rank, the parent stays as its guard
-(some 15 MiB). The guard reports the child's exit over the control channel, kills the child's process group when the kernel's
-socket or process is gone, and ends with the child's own exit status, so that the launcher sees what happened.
+(some 15 MiB). The guard interrupts the rank where its own threads cannot, as in a regular expression without end; reports its exit
+over the control channel; kills its process group when the kernel is gone; and ends with its exit status, so that
+the launcher sees what happened.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import shutil
 import signal
+import struct
 import sys
 import time
 from typing import Any
 
 KERNEL = "NBPAR_KERNEL"  # environment variable "host:pid" of the kernel
+INTERRUPT = struct.Struct("qq")  # cell, number of the interrupt
 GRACE = 0.3  # seconds for the last message to leave
+MEMORY_RECORDS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")  # of this host, and of this container
 
 
-def fork_guarded(rank: int) -> None:
-    """Returns in the child, which becomes the rank. The parent never returns."""
+def fork_guarded(rank: int) -> mmap.mmap:
+    """Returns in the child, which becomes the rank: memory in which `interrupted` finds what the guard interrupts.
+
+    The parent never returns.
+    """
+    shared = mmap.mmap(-1, INTERRUPT.size)
     child = os.fork()
     if child == 0:
         os.setsid()
         die_with_parent()
-        return
+        return shared
     try:
-        status = watch(child, rank)
+        status = watch(child, rank, shared)
     finally:
         kill_group(child)
     os._exit(status)
@@ -40,7 +49,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
-def watch(child: int, rank: int) -> int:
+def interrupted(shared: mmap.mmap) -> tuple[int, int]:
+    """The newest cell that the guard was told to interrupt, and that interrupt's number."""
+    cell, number = INTERRUPT.unpack(shared[:])
+    return cell, number
+
+
+def watch(child: int, rank: int, shared: mmap.mmap) -> int:
     """Waits until the rank ends or the kernel is gone; the rank's exit status for the launcher."""
     import zmq
 
@@ -68,14 +83,19 @@ def watch(child: int, rank: int) -> int:
             if os.environ[ADDRESS].startswith("ipc://"):
                 shutil.rmtree(folder(), ignore_errors=True)  # of the sockets
             return 1  # the kernel or the launcher is gone
-        if socket in events and (message := receive(socket)).kind == "kill":
-            os.kill(child, message.header["signal"])
+        if socket in events:
+            message = receive(socket)
+            if message.kind == "interrupt":
+                shared[:] = INTERRUPT.pack(*message.header)
+                os.kill(child, signal.SIGINT)
+            elif message.kind == "kill":
+                os.kill(child, message.header["signal"])
 
 
 def out_of_memory_kills() -> int:
-    """How many processes the system has killed for want of memory: on this host, and in this container."""
+    """How many processes the system has killed for want of memory."""
     total = 0
-    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+    for path in MEMORY_RECORDS:
         try:
             with open(path) as lines:
                 total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

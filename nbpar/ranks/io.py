@@ -63,7 +63,7 @@ class IOThread(threading.Thread):
 
             comm.abort(message.header)
         elif message.kind == "interrupt":
-            self._interrupt.request(message.header)
+            self._interrupt.request(*message.header)
         elif message.kind == "where":
             channel.send(self._socket, channel.Message("where", where()))
         elif message.kind == "hold" and self.steps:
@@ -76,6 +76,6 @@ def where() -> dict[str, Any]:
     """What the main thread does: the collective that it waits in, and its Python stack."""
     comm = sys.modules.get("nbpar.comm")
     call = comm.trace.current() if comm else None
-    wait = call and Wait(call.group, call.sequence, call.operation, tuple(call.shape), call.line, call.seconds)
+    wait = call and Wait(call.group, call.sequence, call.operation, call.shape, call.line, call.seconds)
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     return {"pid": os.getpid(), "wait": wait, "stack": traceback.format_stack(frame) if frame else []}

@@ -7,6 +7,7 @@ I/O thread        side socket: output out; abort and interrupt in
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
-from nbpar.ranks.guard import fork_guarded
+from nbpar.ranks.guard import fork_guarded, interrupted
 
 IDLE = 300  # milliseconds without work after which a rank imports what torch imports when it first makes an optimiser (1.5 s)
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
@@ -33,21 +34,28 @@ class CellFailed(Exception):
 
 
 class Interrupt:
-    """SIGINT reaches a cell only while the cell that it was meant for runs user code; at any other moment it is void."""
+    """SIGINT reaches a cell only while the cell that it was meant for runs user code; at any other moment it is void.
 
-    def __init__(self) -> None:
-        self.running: int | None = None
-        self.requested: int | None = None
+    It comes from the I/O thread and from the guard, whichever is first: a C call may keep the one from running, and not all
+    systems bring the other's to the main thread.
+    """
+
+    def __init__(self, shared: mmap.mmap) -> None:
+        self._shared = shared
+        self._requested = (0, 0)  # (cell, number of the interrupt)
+        self._running: int | None = None
+        self._heard = 0
         signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, _signal: int, _frame: Any) -> None:
-        if self.running is not None and self.running == self.requested:
-            self.requested = None
+        cell, number = max(self._requested, interrupted(self._shared))
+        if cell == self._running and number > self._heard:
+            self._heard = number
             raise KeyboardInterrupt
 
-    def request(self, cell: int) -> None:
-        """From the I/O thread: interrupt that cell."""
-        self.requested = cell
+    def request(self, cell: int, number: int) -> None:
+        """From the I/O thread: interrupt that cell. number: counts interrupts; each takes effect once."""
+        self._requested = cell, number
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
 
     def __call__(self, cell: int) -> Interrupt:
@@ -55,19 +63,21 @@ class Interrupt:
         return self
 
     def __enter__(self) -> None:
-        self.running = self._cell
-        if self.requested == self._cell:
-            self.requested = self.running = None
-            raise KeyboardInterrupt
+        self._running = self._cell
+        try:
+            self._handle(signal.SIGINT, None)  # one that came early
+        except KeyboardInterrupt:
+            self._running = None
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self.running = None
+        self._running = None
 
 
 class Rank:
     """All that one rank holds: its shell, its end of the values, its sockets."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, shared: mmap.mmap) -> None:
         from nbpar.ranks import channel
         from nbpar.ranks.io import IOThread
         from nbpar.ranks.outlet import Outlet, Stream
@@ -79,7 +89,7 @@ class Rank:
             self.outlet.capture(descriptor, name)
             setattr(sys, name, Stream(self.outlet, name, descriptor))
             setattr(sys, f"__{name}__", getattr(sys, name))
-        self.interrupt = Interrupt()
+        self.interrupt = Interrupt(shared)
         self.io = IOThread(rank, self.outlet, self.interrupt)
         self.io.start()
 
@@ -103,7 +113,7 @@ class Rank:
             comm.join(world, os.environ["NBPAR_BACKEND"])
             patient.install()
             unlink_shared_memory(world)
-        self.comm, self.parallel = comm, parallel
+        self.comm, self.patient, self.parallel = comm, patient, parallel
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
         self.random = RandomStates()
@@ -128,13 +138,15 @@ class Rank:
         from nbpar.ranks import channel
 
         if not self.cells.poll(IDLE):
-            import_module("torch._dynamo")
+            for name in ("stack_data", "torch._dynamo"):  # what IPython imports at its first traceback, and torch at its first step
+                import_module(name)
         while True:
             message = channel.receive(self.cells)
             if message.kind == "exit":
                 return
             if message.kind == "renew":
                 self.comm.renew()
+                self.patient.renew(self.comm.world())
             elif message.kind == "ask":
                 self._send("answer", None, self.values.answer(message.header))
             elif message.kind == "task":
@@ -148,14 +160,13 @@ class Rank:
 
     def run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
         """One cell. An error of nbpar's own is an answer too: the rank lives on."""
-        from nbpar.ranks.task import Failure, Reply
+        from nbpar.ranks.task import Reply
 
         try:
             return self._run(task, frames)
         except BaseException as error:
             self.progress.end()
-            stb = traceback.format_exc().splitlines()
-            failure = Failure(f"{type(error).__module__}.{type(error).__qualname__}", str(error), stb, None)
+            failure = self.shell.failed(error, traceback.format_exc().splitlines())
             return Reply(0.0, self.outlet.produced, failure), []
 
     def _run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
@@ -204,15 +215,32 @@ class Rank:
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:
         failure = None
+        self.comm.watch(task.lockstep)
         try:
             with self.parallel.mode(task.mode, task.options, self.shell.user_ns) as report:
                 with self.interrupt(task.number):
                     failure = self.shell.run(task.code, task.count)
                 if failure:
+                    self.comm.watch(False)
+                    self._send("failing", failure)  # a mode may end in a meeting of all ranks
                     raise CellFailed  # the mode must know
+            failure = self._meet(task)
         except CellFailed:
             pass
+        finally:
+            self.comm.watch(False)
         return failure, report
+
+    def _meet(self, task: Any) -> Any:
+        """In lockstep no rank leaves a cell before all are at its end; how this failed, if it did."""
+        from nbpar.errors import CollectiveMismatch, PeerFailed
+
+        try:
+            with self.interrupt(task.number):
+                self.comm.meet_at_end(self.steps.count)
+        except (CollectiveMismatch, PeerFailed, KeyboardInterrupt) as error:
+            return self.shell.failed(error)
+        return None
 
 
 def prepare_device() -> str:
@@ -265,8 +293,7 @@ def finish(rank: Rank) -> None:
 
 def main() -> None:
     number = rank_from_launcher()
-    fork_guarded(number)
-    rank = Rank(number)
+    rank = Rank(number, fork_guarded(number))
     try:
         facts = rank.prepare()
     except BaseException as error:

@@ -12,6 +12,7 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
+from nbpar.errors import PeerFailed
 from nbpar.ranks.outlet import Outlet
 from nbpar.ranks.task import Failure
 
@@ -72,7 +73,12 @@ class RankShell(InteractiveShell):
             pickled = cloudpickle.dumps(value)
         except Exception:
             pickled = None
-        return Failure(f"{module}{etype.__qualname__}", str(value), list(stb), self._cell_line(value), pickled)
+        wait = getattr(value, "wait", "") if isinstance(value, PeerFailed) else ""
+        return Failure(f"{module}{etype.__qualname__}", str(value), list(stb), self._cell_line(value), pickled, wait)
+
+    def failed(self, error: BaseException, stb: list[str] | None = None) -> Failure:
+        """An exception that the shell has not seen, told as one that it has. stb: its traceback."""
+        return self._describe(type(error), error, stb or [f"{type(error).__name__}: {error}"])
 
     def _cell_line(self, value: BaseException) -> int | None:
         if isinstance(value, SyntaxError):
@@ -102,7 +108,7 @@ class RankShell(InteractiveShell):
         result = self.run_cell(code, store_history=True)
         if not result.success and self.failure is None:  # an error that IPython shows without a traceback
             error = result.error_before_exec or result.error_in_exec
-            self.failure = self._describe(type(error), error, [f"{type(error).__name__}: {error}"])
+            self.failure = self.failed(error)
         return self.failure
 
     @property

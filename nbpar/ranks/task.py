@@ -37,6 +37,7 @@ class Failure:
     traceback: list[str] = field(repr=False)  # as IPython prints it
     line: int | None  # of the cell
     exception: bytes | None = field(default=None, repr=False)  # pickled, if it can be
+    wait: str = ""  # where it waited ("in all_reduce #17 of 3×3, line 6"), if it only tells that another rank failed
 
     @property
     def identity(self) -> tuple[str, str, int | None]:
@@ -51,6 +52,11 @@ class Failure:
     def follows(self) -> bool:
         """Whether it only tells that another rank failed."""
         return self.kind == "nbpar.errors.PeerFailed"
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether ranks in lockstep parted ways."""
+        return self.kind == "nbpar.errors.CollectiveMismatch"
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class World:
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
         self.cell = 0
         self.hurt = False
+        self._interrupts = 0  # so far
         self._hub: Hub | None = None
         self._launcher: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -217,7 +218,10 @@ class World:
     def interrupt(self, rank: int) -> None:
         """KeyboardInterrupt in that rank, if it runs the current cell."""
         self.hurt = True
-        self.tell(rank, "interrupt", self.cell)
+        assert self._hub
+        self._interrupts += 1
+        for role in ("side", "guard"):
+            self._hub.send(role, rank, Message("interrupt", (self.cell, self._interrupts)))
 
     def tell(self, rank: int, kind: str, header: Any = None) -> None:
         """To a rank's I/O thread."""

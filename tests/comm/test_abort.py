@@ -90,7 +90,7 @@ def outcome_of(wait: Callable[[], Any], fails: bool) -> str:
     try:
         wait()
     except PeerFailed as error:
-        return str(error)
+        return error.reason
     finally:
         timer.join()
     return "did not wait"
@@ -149,7 +149,7 @@ def fail_in_other_ways() -> dict[str, Any]:
     try:
         dist.barrier()
     except PeerFailed as error:
-        found["later"] = str(error)
+        found["later"] = error.reason
     comm.renew()
 
     # The failing rank tidies up before anyone tells the others.

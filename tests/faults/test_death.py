@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.faults.common import DIST, SUM, works
+from nbpar.ranks import guard
+from nbpar.ranks.channel import Message
+from nbpar.ranks.world import Settings, World
+from tests.faults.common import DIST, SUM, family, gone, works
 from tests.notebook import Notebook
 
 FAULT = """if dist.get_rank() == 1:
@@ -43,3 +47,53 @@ def test_a_rank_dies_between_two_cells(notebook: Notebook) -> None:
     time.sleep(1)
     cell = notebook.run(SUM)
     assert cell.said == {"[2.0, 2.0]"} and "killed by SIGKILL" in cell.notes[0]
+
+
+LAUNCHER = "nbpar.world()._launcher.pid"
+
+
+@pytest.mark.parametrize("busy", ["while True: pass", "if dist.get_rank(): dist.barrier()\nelse: time.sleep(1000)"])
+def test_the_launcher_is_killed_while_a_cell_runs(notebook: Notebook, busy: str) -> None:
+    works(notebook)
+    launcher, ranks = notebook.value(LAUNCHER), family(notebook.value("nbpar.world().pids"))
+    notebook.run("kept = [1, 2]")
+    message = notebook.send(DIST + busy)
+    time.sleep(0.7)
+    at = time.monotonic()
+    os.kill(launcher, signal.SIGKILL)
+    cell = notebook.collect(message, 20)
+    assert time.monotonic() - at < 2 and cell.error == "RankDied"
+    assert "launcher" in cell.traceback and "killed by SIGKILL" in cell.traceback
+    assert gone(ranks, 5)
+    assert notebook.run("%%parallel\nprint(kept)").said == {"[1, 2]"}
+    works(notebook)
+
+
+def test_the_launcher_is_killed_between_two_cells(notebook: Notebook) -> None:
+    works(notebook)
+    ranks = family(notebook.value("nbpar.world().pids"))
+    os.kill(notebook.value(LAUNCHER), signal.SIGKILL)
+    assert gone(ranks, 5)
+    cell = notebook.run(SUM)
+    assert cell.said == {"[2.0, 2.0]"} and "launcher" in cell.notes[0] and "killed by SIGKILL" in cell.notes[0]
+
+
+def test_want_of_memory_is_named_with_its_amount() -> None:
+    """As a guard reports it; only the system can kill for want of memory, so the report is made here."""
+    world = World(Settings(size=2), {})
+    world.facts = [{"host": "here", "pid": 11}, {"host": "here", "pid": 12}]
+    world.last_lines = {1: "epoch 3"}
+    report = Message("exit", {"code": -signal.SIGKILL, "peak": 5 << 29, "out_of_memory": True}, role="guard", rank=1)
+    death = world._fell(report)
+    assert (death.rank, death.host) == (1, "here")
+    assert str(death).startswith(
+        "rank 1 (process 12 on here) ended: killed by SIGKILL because the machine ran out of memory (it held 2.5 GiB). "
+        "Its last line of output: 'epoch 3'."
+    )
+
+
+def test_a_guard_reads_what_the_system_killed_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("vmstat", "oom_kill 3\nother 7\n"), ("events", "low 0\noom 4\noom_kill 2\noom_group_kill 9\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(guard, "MEMORY_RECORDS", (str(tmp_path / "vmstat"), str(tmp_path / "events"), str(tmp_path / "none")))
+    assert guard.out_of_memory_kills() == 5

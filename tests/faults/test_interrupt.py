@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -16,6 +17,8 @@ from tests.notebook import Notebook
         "while True: pass",
         "time.sleep(1000)",
         "!sleep 1000",
+        "import re; re.match('(a+)+b', 'a' * 60)",
+        "import ctypes; ctypes.PyDLL(None).sleep(1000)",
         "from mpi4py import MPI; MPI.COMM_WORLD.recv()",
         "if dist.get_rank(): time.sleep(1000)\ndist.all_reduce(torch.ones(3))",
         "if not dist.get_rank(): dist.recv(torch.ones(3), 1)\nwhile True: torch.ones(1000, 1000) @ torch.ones(1000, 1000)",
@@ -30,6 +33,41 @@ def test_an_interrupt_ends_the_cell(notebook: Notebook, code: str) -> None:
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 1.5
     works(notebook, pids)
+
+
+C_CALL = """
+from collections import deque
+from itertools import repeat
+def count(turns):  # in C, without a look at anything
+    began = time.perf_counter()
+    deque(repeat(None, int(turns)), maxlen=0)
+    return turns / (time.perf_counter() - began)
+"""
+
+
+def test_a_long_c_call_ends_as_soon_as_it_returns(notebook: Notebook) -> None:
+    pids = notebook.value("nbpar.world().pids")
+    code = f"{DIST}{C_CALL}rate = count(1e7)\nprint('began at', time.time())\ntime.sleep(0.1)\ncount(3 * rate)\ntime.sleep(1000)"
+    message = notebook.send(code)
+    time.sleep(1.5)
+    notebook.interrupt()
+    cell = notebook.collect(message, 20)
+    began = max(map(float, re.findall(r"began at ([\d.]+)", cell.stdout)))
+    assert cell.error == "KeyboardInterrupt" and time.time() - began < 6
+    works(notebook, pids)
+
+
+def test_a_c_call_that_does_not_return_is_ended_and_said_so(notebook: Notebook) -> None:
+    notebook.run("kept = 42")
+    message = notebook.send(f"{DIST}{C_CALL}if dist.get_rank():\n    count(1e13)\ndist.barrier()")
+    time.sleep(1)
+    at = time.monotonic()
+    notebook.interrupt()
+    cell = notebook.collect(message, 20)
+    assert cell.error == "KeyboardInterrupt" and 4.5 < time.monotonic() - at < 8
+    assert "ranks [1] did not stop and were ended" in cell.traceback
+    assert notebook.run("%%parallel\nprint(kept)").said == {"42"}
+    works(notebook)
 
 
 def test_an_interrupt_between_cells_does_no_harm(notebook: Notebook) -> None:

@@ -25,6 +25,22 @@ def test_the_kernel_is_killed(fresh: Notebook, busy: str) -> None:
     assert gone(pids, 5)
 
 
+@pytest.mark.parametrize("busy", ["", "for turn in range(130):\n    time.sleep(0.1)\nprint('slept')"])
+def test_a_kernel_that_was_asleep_finds_its_world(fresh: Notebook, busy: str) -> None:
+    """As when the lid of a laptop is closed for a while."""
+    works(fresh)
+    pids = fresh.value("nbpar.world().pids")
+    kernel: int = fresh.manager.provisioner.pid  # type: ignore[union-attr,attr-defined]
+    message = fresh.send(DIST + busy) if busy else ""
+    time.sleep(0.5)
+    os.kill(kernel, signal.SIGSTOP)
+    time.sleep(10)
+    os.kill(kernel, signal.SIGCONT)
+    if busy:
+        assert fresh.collect(message, 60).said == {"slept"}
+    works(fresh, pids)
+
+
 def test_stop_unload_and_the_kernels_end_leave_nothing(fresh: Notebook) -> None:
     pids = family(fresh.value("nbpar.world().pids"))
     fresh.run("%parallel stop")

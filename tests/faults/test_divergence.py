@@ -1,0 +1,103 @@
+"""Ranks of a lockstep cell that take different branches: found at the next collective, both lines named, nothing kept."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.faults.common import works
+from tests.notebook import Notebook
+
+SETUP = """import torch, time, random, os
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+opt = torch.optim.SGD(model.parameters(), lr=0.01)
+inputs, y, small = torch.randn(64, 4), torch.randn(64, 1), torch.randn(6, 4)
+def step():
+    opt.zero_grad()
+    ((model(inputs) - y) ** 2).mean().backward()
+    opt.step()
+class Thing:
+    def __init__(self, rows):
+        self.rows = rows
+"""
+BRANCHES = {
+    "time": """
+step()
+end = time.time() + 0.05 * (1 + os.getpid() % 2 + random.SystemRandom().random())
+while time.time() < end:
+    step()
+model(small).sum().item()""",
+    "unseeded": """
+for turn in range(60):
+    if random.Random().random() < 0.5:
+        step()
+    else:
+        model(inputs[:40]).sum().item()""",
+    "shape": """
+rows = 20 + random.SystemRandom().randrange(40)
+for turn in range(9):
+    model(inputs[:rows - turn]).sum().item()
+    rows = 20 + random.SystemRandom().randrange(40)""",
+    "order": """
+for turn in range(9):
+    things = [Thing(rows) for rows in range(10, 20)]
+    things.sort(key=lambda thing: hash((id(thing), os.getpid())))
+    for thing in things:
+        model(inputs[:thing.rows]).sum().item()""",
+    "leaves": """
+step()
+if random.SystemRandom().getrandbits(1) == os.getpid() % 2:
+    step()
+for turn in range(30):
+    if random.SystemRandom().random() < 0.2:
+        break
+    step()""",
+}
+
+
+@pytest.mark.parametrize("mode", ["data"])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_ranks_that_part_ways_are_told_so(notebook: Notebook, mode: str, branch: str) -> None:
+    notebook.run(SETUP)
+    notebook.run(f"%%parallel {mode}\nstep(); model(small).sum().item()")  # checks of the mode are over
+    works(notebook)
+    pids = notebook.value("nbpar.world().pids")
+    notebook.run("before = [p.detach().clone() for p in model.parameters()]")
+    began = time.monotonic()
+    cell = notebook.run(f"%%parallel {mode}{BRANCHES[branch]}", fails=True)
+    assert cell.error == "CollectiveMismatch" and time.monotonic() - began < 8, cell
+    assert len(re.findall(r"rank \d was (?:in .* line \d+|.*at the end of the cell)", cell.traceback)) == 2, cell.traceback
+    assert "as they were before the cell" in cell.traceback
+    assert notebook.value("all(torch.equal(a, b) for a, b in zip(before, model.parameters()))")
+    works(notebook, pids)
+    assert notebook.run(f"%%parallel {mode}\nstep()").status == "ok"
+
+
+def test_a_rank_that_asks_who_it_is_may_call_from_a_line_of_its_own(notebook: Notebook) -> None:
+    notebook.run(SETUP)
+    code = """%%parallel data
+import torch.distributed as dist
+step()
+if dist.get_rank() == 0:
+    told = torch.ones(3)
+    dist.broadcast(told, 0)
+else:
+    told = torch.zeros(3)
+    dist.broadcast(told, 0)
+print(told.tolist())"""
+    assert notebook.run(code).said == {"[1.0, 1.0, 1.0]"}
+
+
+def test_ranks_that_are_not_in_lockstep_are_left_alone(notebook: Notebook) -> None:
+    code = """%%parallel
+import torch, torch.distributed as dist
+x = torch.ones(2)
+if dist.get_rank() == 0:
+    dist.all_reduce(x)
+else:
+    dist.all_reduce(x)
+print(x.tolist())"""
+    assert notebook.run(code).said == {"[2.0, 2.0]"}
