@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,17 @@ class Last:
 
     record: Record
     live: Live | None = None
-    _plan: Callable[[], Plan | None] = field(default=lambda: None, repr=False)
+    _plan: Callable[[bool], Plan | None] = field(default=lambda _: None, repr=False)
 
     @cached_property
     def plan(self) -> Plan | None:
         """Who holds which layer and rows; None if the cell split no model."""
-        return self._plan()
+        return self._plan(False)
+
+    @cached_property
+    def prediction(self) -> Plan | None:
+        """The plan with what it costs, where the notebook holds a batch to reckon with."""
+        return self._plan(True)
 
     @cached_property
     def traffic(self) -> Traffic:
@@ -50,11 +55,11 @@ class Last:
             begin[rank] = reply.pulse.started if reply.pulse else float(min(columns["start"], default=0.0))
             end[rank] = begin[rank] + reply.seconds
         phases = {rank: reply.phases for rank, reply in self.record.replies.items() if reply.phases is not None}
-        return Timeline(begin, end, phases, self.traffic, self._predicted())
+        return Timeline(begin, end, phases, self.traffic)
 
     def _predicted(self) -> float | None:
         """The share of waiting that the plan foresees, where it knows enough to."""
-        plan = self.plan
+        plan = self.plan if self.plan is None or self.plan.mesh.model == 1 else self.prediction
         return plan.waiting if plan is not None and plan.figures.rows and (plan.spans or plan.mesh.model == 1) else None
 
     @property
@@ -129,8 +134,8 @@ class Last:
     def _timeline(self) -> Section | None:
         if not any(len(columns["phase"]) for columns in self.timeline.phases.values()) and not len(self.traffic):
             return None
-        grid = self.timeline.grid()
-        return Section("timeline", "Timeline: what each rank did when (measured)", (grid,), self.timeline.state())
+        timeline = replace(self.timeline, predicted=self._predicted())
+        return Section("timeline", "Timeline: what each rank did when (measured)", (timeline.grid(),), timeline.state())
 
     def _aggregation(self) -> Section | None:
         if not len(self.traffic):
@@ -141,9 +146,9 @@ class Last:
     def _what_if(self) -> Section | None:
         from nbpar.display import whatif
 
-        if self.plan is None or not any(layer.work for layer in self.plan.layers):
+        if self.prediction is None or not any(layer.work for layer in self.prediction.layers):
             return None
-        grid, state = whatif.predicted(self.plan)
+        grid, state = whatif.predicted(self.prediction)
         return Section("what-if", "What if? Other ranks, meshes, micro-batches and schedules (predicted)", (grid,), state)
 
     def _output(self) -> Section | None:

@@ -193,7 +193,7 @@ def watching(world: World, cell: Cell) -> Watch:
     return Watch(cell.ranks, cell.show, lambda: plan_of(world, cell, {}), asked=cell.asked)
 
 
-def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply]) -> Plan | None:
+def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply], *, full: bool = False) -> Plan | None:
     """Who holds what, from the models that the cell reads and, once it has ended, from what the ranks say."""
     from nbpar.plan.outline import outline
 
@@ -202,7 +202,7 @@ def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply]) -> Plan | No
     first = replies.get(cell.ranks[0])
     placed = first.details.get("placed") if first else None
     rows = sum(first.pulse.rows) if first and first.pulse else 0
-    return outline(values, cell.mode, len(cell.ranks), cell.options, placed=placed, rows=rows)
+    return outline(values, cell.mode, len(cell.ranks), cell.options, placed=placed, rows=rows, full=full)
 
 
 def remember(world: World, record: Record, watch: Watch | None) -> None:
@@ -213,7 +213,7 @@ def remember(world: World, record: Record, watch: Watch | None) -> None:
             if reply.pulse:
                 watch.live.feed(rank, reply.pulse)
         watch.live.finish({rank: reply.failure is not None for rank, reply in replies.items()})
-    last = keep(Last(record, watch.live if watch else None, lambda: plan_of(world, cell, replies)))
+    last = keep(Last(record, watch.live if watch else None, lambda full: plan_of(world, cell, replies, full=full)))
     try:
         if watch is not None:
             watch.end(last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -12,7 +13,7 @@ from nbpar.errors import OptionError, suggest
 from nbpar.parallel.model.layers import chain, divide, roots, sizes
 from nbpar.parallel.model.reach import modules, optimisers
 from nbpar.plan.figures import Figures
-from nbpar.plan.measure import fixed
+from nbpar.plan.measure import fixed, measure
 from nbpar.plan.mesh import Mesh, mesh_of
 from nbpar.plan.plan import Plan, make
 
@@ -25,10 +26,12 @@ def outline(
     *,
     placed: Mapping[str, int] | None = None,
     rows: int = 0,
+    full: bool = False,
 ) -> Plan | None:
     """Layers and their ranks for the models that a cell reads; None if it reads none or its mode splits nothing.
 
     values: what the cell reads, by name. placed: where ranks say that layers are. rows: of the batch, where they are known.
+    full: with work and activations too, for which a model is run on a batch that the notebook holds, without values.
     """
     found = roots(modules(values))
     mesh = mesh_for(mode, ranks, options)
@@ -42,6 +45,9 @@ def outline(
         owners = tuple((placed or {}).get(part.name, owner) for part, owner in zip(parts, chosen, strict=True))
     alone = f"{next(iter(found))}." if len(found) == 1 else ""
     figures = Figures(fixed(parts, without=alone), rows=rows or loader_rows(values.values()))
+    if full and alone and (batch := batch_of(values)) is not None:
+        model = next(iter(found.values()))
+        figures = measure(model, batch, optimiser_of(model, values), rows=figures.rows or None)
     return Plan(mode, mesh, figures, owners, int(options.get("micro") or 1))
 
 
@@ -58,8 +64,6 @@ def loader_rows(values: Iterable[Any]) -> int:
 
 def batch_of(values: Mapping[str, Any], names: Iterable[str] = ()) -> Any:
     """A batch to plan with: the tensors named, else what a DataLoader would give first, else a tensor. None if there is none."""
-    import torch
-
     given = [values[name] for name in names if name in values]
     if given:
         return tuple(given)
@@ -92,6 +96,10 @@ def of_notebook(
     if not found and model is None:
         raise OptionError("%parallel plan: the notebook has no model yet. Make one first, or use nbpar.plan(model, batch).")
     chosen = own[model] if model else max(found.values(), key=lambda one: sum(p.numel() for p in one.parameters()))
-    mine = {id(value) for value in chosen.parameters()}
-    optimiser = next((one for one in optimisers(own) if any(id(p) in mine for g in one.param_groups for p in g["params"])), None)
-    return make(chosen, batch_of(own, batch), mode, mesh or size, optimiser=optimiser, **options)
+    return make(chosen, batch_of(own, batch), mode, mesh or size, optimiser=optimiser_of(chosen, own), **options)
+
+
+def optimiser_of(model: nn.Module, values: Mapping[str, Any]) -> torch.optim.Optimizer | None:
+    """The first optimiser of one of the model's parameters."""
+    mine = {id(value) for value in model.parameters()}
+    return next((one for one in optimisers(values) if any(id(p) in mine for g in one.param_groups for p in g["params"])), None)

@@ -60,7 +60,7 @@ def test_live_ends_at_the_true_values(trained: Page) -> None:
 def test_every_panel_is_there_and_named(trained: Page) -> None:
     cell = trained.page.locator(".jp-Cell").nth(2)
     names = cell.locator(".nbpar-section").evaluate_all("sections => sections.map(one => one.dataset.name)")
-    assert [name for name in names if name != "live"] == ["split", "timeline", "aggregation", "output"]
+    assert [name for name in names if name != "live"] == ["split", "timeline", "aggregation", "what-if", "output"]
     cell.get_by_role("table", name=re.compile("Who holds which layer")).wait_for()
     cell.get_by_role("table", name=re.compile("Whose bytes went into whose results")).wait_for()
     cell.get_by_role("img", name=re.compile(r"Time by rank. Measured, steps 14 to 16 of 16: forward \d+%")).wait_for()
@@ -89,7 +89,7 @@ def test_the_keyboard_folds_a_panel(trained: Page) -> None:
 
 def test_tab_reaches_every_control(trained: Page) -> None:
     cell = trained.page.locator(".jp-Cell").nth(2)
-    wanted = cell.locator(".nbpar summary, .nbpar input, .nbpar .nbpar-lines").count()
+    wanted = cell.locator(".nbpar :is(summary, input, select, .nbpar-lines):not([disabled])").count()
     cell.locator(".nbpar summary").first.focus()
     reached = 1
     for _ in range(wanted - 1):
