@@ -16,6 +16,7 @@ from nbpar.errors import Unsupported
 from nbpar.parallel.model import mode
 from nbpar.parallel.model.channel import Channel
 from nbpar.parallel.model.units import NOT_ONE_STEP, Units
+from nbpar.parallel.report import Report
 
 from .harness import Bell, notebook, plain
 from .zoo import GPT, MLP, SGD, TRAIN
@@ -105,6 +106,22 @@ def by_name() -> tuple[list[str], list[float]]:
     return report.lines, names["losses"]
 
 
+def fails_alike() -> tuple[str, bool, bool]:
+    """A cell that raises on all ranks keeps what it did before: the error, and whether the weights are real and right."""
+    setup = MLP + SGD
+    expected, _ = plain(setup, TRAIN)
+    names = notebook(setup)
+    said = ""
+    report = Report()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), mode({}, names, report):
+            exec(TRAIN + "raise ValueError('enough')", names)
+    except ValueError as error:
+        said = str(error)
+    pairs = zip(expected["model"].parameters(), names["model"].parameters(), strict=True)
+    return said, report.details["whole"], all(not b.is_meta and torch.equal(a, b) for a, b in pairs)
+
+
 def partial_failure() -> str:
     """An index that only the owner of the table can find wrong: what each rank raises."""
     setup = "model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4))\nx = torch.tensor([1, 7])\n"
@@ -163,5 +180,6 @@ def everything(folder: str) -> dict[str, Any]:
         "saved": saved(folder),
         "by name": by_name(),
         "branches": branches(),
+        "fails alike": fails_alike(),
         "partial failure": partial_failure(),
     }

@@ -76,6 +76,11 @@ def test_the_mode_is_reached_by_its_name() -> None:
         assert len(losses) == 4
 
 
+def test_a_cell_that_raises_keeps_what_it_did_before() -> None:
+    for result in results():
+        assert result["fails alike"] == ("enough", True, True)
+
+
 def test_an_error_of_the_owner_alone_reaches_the_others() -> None:
     owner, other = (result["partial failure"] for result in results())
     assert owner == "IndexError: index out of range in self"

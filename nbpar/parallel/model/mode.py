@@ -39,6 +39,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     if dist.get_world_size(options.get("group")) == 1:  # type: ignore[arg-type]
         yield report
         return
+    report.details["whole"] = False  # until the end: a caller must not use what a cell left that is not whole
     link = Channel(options.get("group"), bool(options.get("checked")))  # type: ignore[arg-type]
     session = Session(link, chosen, namespace, report.say)
     connect(link)
@@ -92,6 +93,7 @@ def _finish(session: Session, report: Report, error: BaseException | None) -> No
             raise
         report.say(str(stuck))
         return
+    report.details["whole"] = True
     if session.placed:
         counts = [list(session.placed.values()).count(rank) for rank in range(link.size)]
         report.say("layers by rank: " + ", ".join(map(str, counts)))
