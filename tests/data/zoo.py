@@ -738,7 +738,7 @@ for x in ids:
     target[:5, :3] = -100
     loss = F.cross_entropy(logits.view(-1, logits.size(-1)), target.reshape(-1), label_smoothing=0.1)
     loss = loss + 0.1 * F.cross_entropy(logits[:, :-1].reshape(-1, 2000), target[:, 1:].reshape(-1), reduction="sum")
-    loss = loss + nn.CrossEntropyLoss(reduction="none")(logits.float().transpose(1, 2), target).double().std() * 0.01
+    loss = loss + nn.CrossEntropyLoss(reduction="none")(logits.double().transpose(1, 2), target).std() * 0.01
     hits += (logits.argmax(-1) == target).sum().item()
     opt.zero_grad()
     loss.backward()

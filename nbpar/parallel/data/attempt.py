@@ -60,8 +60,8 @@ def attempt(  # noqa: PLR0917
         ok = True
     except Unlike as error:
         why = str(error)
-    except Stopped:
-        why = "it does not do what its first call did"
+    except Stopped as stopped:
+        why = str(stopped) or "it does not do what its first call did"
     except Exception as error:
         why = f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}"
     if call.over:  # a rank has left the call already

@@ -79,7 +79,7 @@ def read(tensor: Tensor) -> None:
     if record is not None:
         record.read(tensor)
     elif running is not None and not running.over and not running.reads_allowed:
-        raise Stopped
+        raise Stopped("Python reads a value in it that its first call did not read")
 
 
 @contextmanager
