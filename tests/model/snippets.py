@@ -451,7 +451,8 @@ print(step().item())
 ## tied_weight_changes_between_calls
 class Tied(nn.Module):
     def __init__(self):
-        super().__init__(); self.inp = nn.Linear(6, 6); self.mid = nn.Linear(6, 60); self.back = nn.Linear(60, 6); self.out = nn.Linear(6, 6)
+        super().__init__()
+        self.inp, self.mid, self.back, self.out = nn.Linear(6, 6), nn.Linear(6, 60), nn.Linear(60, 6), nn.Linear(6, 6)
         self.out.weight = self.inp.weight
     def forward(self, x): return self.out(self.back(torch.tanh(self.mid(self.inp(x)))))
 net = Tied()
@@ -528,7 +529,9 @@ print(loss.item())
 ## dropout_everywhere
 net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(.5), nn.Linear(8, 8), nn.Dropout(.3), nn.Linear(8, 4))
 opt = torch.optim.Adam(net.parameters())
-for _ in range(3): opt.zero_grad(); loss = F.cross_entropy(F.dropout(net(x + torch.randn_like(x)), .1), y); loss.backward(); opt.step()
+for _ in range(3):
+    loss = F.cross_entropy(F.dropout(net(x + torch.randn_like(x)), .1), y)
+    opt.zero_grad(); loss.backward(); opt.step()
 print(loss.item(), torch.rand(1).item())
 ## transposed_values
 out = model(x).t()
