@@ -61,5 +61,6 @@ def pipeline(notebook: Nbpar) -> tuple[list[float], list[float]]:
         notebook.run(SETUP)
         notebook.run(f"nbpar.world().run({STEPS.format(steps=40)!r}, mode='model', show=())")
         waits.append(notebook.value("(lambda t: t.shares(*t.window(-20, 20))['wait'])(nbpar.last().timeline)") * 100)
+    notebook.run(SETUP)
     plan = "nbpar.plan(model, X, 'model', 2, optimiser=opt).waiting"
     return waits, [notebook.value(plan) * 100]

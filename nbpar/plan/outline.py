@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,14 @@ from torch.utils.data import DataLoader
 
 from nbpar.errors import OptionError, suggest
 from nbpar.parallel.model.layers import chain, divide, roots, sizes
-from nbpar.parallel.model.reach import modules, optimisers
+from nbpar.parallel.model.reach import reach
 from nbpar.plan.figures import Figures
 from nbpar.plan.measure import fixed, measure
 from nbpar.plan.mesh import Mesh, mesh_of
 from nbpar.plan.plan import Plan, make
+
+MOST = 10_000  # objects looked at
+Held = TypeVar("Held")
 
 
 def outline(
@@ -33,7 +37,7 @@ def outline(
     values: what the cell reads, by name. placed: where ranks say that layers are. rows: of the batch, where they are known.
     full: with work and activations too, for which a model is run on a batch that the notebook holds, without values.
     """
-    found = roots(modules(values))
+    found = models(values)
     mesh = mesh_for(mode, ranks, options)
     if mesh is None or not found:
         return None
@@ -90,7 +94,7 @@ def of_notebook(
 ) -> Plan:
     """The plan of a notebook's model: the one named, else the largest. What `%parallel plan` shows. Raises OptionError."""
     own = {name: value for name, value in namespace.items() if not name.startswith("_")}
-    found = roots(modules(own))
+    found = models(own)
     if model is not None and not isinstance(own.get(model), nn.Module):
         raise OptionError(f"--model {model}: the notebook has no model of that name.{suggest(model, found)}")
     if not found and model is None:
@@ -102,4 +106,18 @@ def of_notebook(
 def optimiser_of(model: nn.Module, values: Mapping[str, Any]) -> torch.optim.Optimizer | None:
     """The first optimiser of one of the model's parameters."""
     mine = {id(value) for value in model.parameters()}
-    return next((one for one in optimisers(values) if any(id(p) in mine for g in one.param_groups for p in g["params"])), None)
+    return next(
+        (one for one in held(values, torch.optim.Optimizer) if any(id(p) in mine for g in one.param_groups for p in g["params"])),
+        None,
+    )
+
+
+def models(values: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Models with parameters by the name that holds them, those held by other objects by their class's name."""
+    named = [(name, value) for name, value in values.items() if isinstance(value, nn.Module)]
+    return roots([*named, *((type(value).__name__, value) for value in held(values, nn.Module))])
+
+
+def held(values: Mapping[str, Any], kind: type[Held]) -> list[Held]:
+    """Objects of a kind that values lead to, as far as can be seen at once: a picture is not worth a long search."""
+    return [value for value in islice(reach(values), MOST) if isinstance(value, kind)]

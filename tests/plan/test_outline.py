@@ -59,3 +59,12 @@ def test_the_largest_model_is_planned() -> None:
     assert sum(layer.parameters for layer in of_notebook(values, model="small").layers) == 6
     with pytest.raises(OptionError, match="Did you mean 'model'"):
         of_notebook(values, model="modle")
+
+
+def test_models_in_other_objects_are_found_and_long_lists_are_not_searched() -> None:
+    values = notebook()
+    trainer = type("Trainer", (), {})()
+    trainer.net = values.pop("model")
+    plan = outline({"trainer": trainer, "numbers": [[k] for k in range(1_000_000)]}, "data", 2, {})
+    assert plan is not None
+    assert len(plan.layers) == 2
