@@ -64,14 +64,13 @@ class Option:
 
     @property
     def dest(self) -> str:
-        return (
-            self.flag.lstrip("-").replace("-", "_").replace("n", "size") if self.flag == "-n" else self.flag[2:].replace("-", "_")
-        )
+        return "size" if self.flag == "-n" else self.flag.removeprefix("--").replace("-", "_")
 
 
 MODES = {
     "each": "the cell runs as it is on every rank",
     "data": "the batch is split over the ranks; results equal those of one process",
+    "model": "the layers are split over the ranks; results equal those of one process",
 }
 
 WORLD = (
@@ -95,6 +94,9 @@ CELL = (
     Option("--batch-dim", "the dimension of the batch, where it is not found", int, "D", modes=("data",)),
     Option("--aggregate", "how gradients come together", str, "HOW", choices=("allreduce", "central"), modes=("data",)),
     Option("--local-batchnorm", "BatchNorm over each rank's own rows", None, modes=("data",)),
+    Option("--micro", "the call is split into M micro-batches, so that stages overlap; or auto", str, "M", modes=("model",)),
+    Option("--place", "which rank holds what", str, "name=rank,…", modes=("model",)),
+    Option("--balance", "what the stages have alike", str, "WHAT", choices=("params", "memory"), modes=("model",)),
     Option("--loss", "local: the loss of each rank's own rows", str, "WHERE", choices=("global", "local"), modes=("data",)),
 )
 

@@ -141,7 +141,7 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
         out=None if out is None else frozenset(out),
         keep=frozenset(keep or ()),
         quiet=own.pop("quiet", False),
-        snapshot=own.pop("snapshot", SNAPSHOT),
+        snapshot=own.pop("snapshot", SNAPSHOT if mode == "data" else 0.0),  # whole values at any step are data mode's alone
         show=tuple(DEFAULT if panels is None else panels),
         asked=own.pop("asked", panels is not None),
         options=own,

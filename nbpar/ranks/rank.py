@@ -197,7 +197,8 @@ class Rank:
             states = {name: state for name, state in now.items() if given.get(name) != state} if self.rank == 0 else {}
             self.random.restore(own)
         shown = None if failure else self.shell.shown
-        values = self.values.reply(task.number, out=task.out, keep=task.keep, result=shown is not None)
+        whole = report.details.get("whole", True)  # else the namespace holds what is nobody else's business
+        values = self.values.reply(task.number, out=task.out, keep=task.keep, result=shown is not None) if whole else []
         self.outlet.drain()
         reply = Reply(
             seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, phases, pulse, states
@@ -214,6 +215,8 @@ class Rank:
             self.outlet.nudge()
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:
+        from nbpar.errors import PeerFailed
+
         failure = None
         self.comm.watch(task.lockstep)
         try:
@@ -223,13 +226,24 @@ class Rank:
                 if failure:
                     self.comm.watch(False)
                     self._send("failing", failure)  # a mode may end in a meeting of all ranks
-                    raise CellFailed  # the mode must know
+                    raise self._as_the_mode_sees_it(failure)
             failure = self._meet(task)
-        except CellFailed:
-            pass
+        except (CellFailed, PeerFailed, KeyboardInterrupt):
+            if failure is None:
+                raise
         finally:
             self.comm.watch(False)
         return failure, report
+
+    def _as_the_mode_sees_it(self, failure: Any) -> BaseException:
+        """A mode may bring together what a cell did before it failed, if the ranks failed alike: not where one stopped anywhere."""
+        from nbpar.errors import PeerFailed
+
+        if failure.follows:
+            return PeerFailed(failure.text)
+        if failure.interrupted and not self.steps.stopped:
+            return KeyboardInterrupt()
+        return CellFailed(f"{failure.kind}: {failure.text}")
 
     def _meet(self, task: Any) -> Any:
         """In lockstep no rank leaves a cell before all are at its end; how this failed, if it did."""

@@ -28,12 +28,13 @@ class Steps:
         self._snapshot = snapshot
         self._changed = threading.Condition()
         self.watching = False
+        self.stopped = False  # here, at the step that the ranks had agreed on
         register_optimizer_step_post_hook(self._stepped)
 
     def begin(self, watching: bool) -> None:
         """A cell begins. watching: whether its steps are the same on all ranks."""
         with self._changed:
-            self.count, self._held, self._target, self.watching = 0, False, None, watching
+            self.count, self._held, self._target, self.watching, self.stopped = 0, False, None, watching, False
 
     def hold(self) -> int:
         """Stop at the next step; how many are done."""
@@ -59,6 +60,6 @@ class Steps:
                 return
             self._held = False
         if self._action == "stop":
-            self.watching = False
+            self.watching, self.stopped = False, True
             raise KeyboardInterrupt
         self._snapshot(self.count)
