@@ -1,6 +1,6 @@
 """`python -m benchmarks [names…]`: measure, and print one table.
 
-Every benchmark is a module of this package with `rows() -> list[Row]`.
+Every benchmark is a module of this package with `rows() -> list[Row]`, or with `report() -> str`, a table of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from importlib.metadata import version
 
 from benchmarks.harness import Row, cores, table
 
-BENCHMARKS = ("start", "cell", "values", "prints", "comm", "data", "panels")  # modules of this package, in the table's order
+BENCHMARKS = ("start", "cell", "values", "prints", "comm", "signature", "data", "panels")  # modules, in the table's order
+REPORTS = ("faults",)  # modules whose `report()` is a table of its own; only if named
 
 
 def measure(name: str) -> tuple[list[Row], bool]:
@@ -33,10 +34,20 @@ def measure(name: str) -> tuple[list[Row], bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="nbpar against its peers, in one run.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(BENCHMARKS)} (all, if none is given)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"any of: {', '.join(BENCHMARKS)} (all these, if none is given), {', '.join(REPORTS)}",
+    )
     chosen = parser.parse_args().names or BENCHMARKS
-    if wrong := [name for name in chosen if name not in BENCHMARKS]:
-        parser.error(f"no benchmark {', '.join(wrong)}; there are {', '.join(BENCHMARKS)}")
+    if wrong := [name for name in chosen if name not in BENCHMARKS + REPORTS]:
+        parser.error(f"no benchmark {', '.join(wrong)}; there are {', '.join(BENCHMARKS + REPORTS)}")
+    for name in REPORTS:
+        if name in chosen:
+            print(importlib.import_module(f"benchmarks.{name}").report())
+    if not (chosen := [name for name in chosen if name not in REPORTS]):
+        return 0
 
     before = cores()
     measured = [measure(name) for name in chosen]
