@@ -20,6 +20,7 @@ from nbpar.errors import Unsupported
 _OWNER = "_nbpar_owner"
 _STAMP = "_nbpar_stamp"
 _PINNED = "_nbpar_pinned"
+_SPARE = "_nbpar_spare"
 
 
 def owner(tensor: Tensor) -> int | None:
@@ -47,6 +48,24 @@ def release(tensor: Tensor) -> None:
     for mark in (_OWNER, _PINNED):
         if hasattr(storage, mark):
             delattr(storage, mark)
+
+
+def spare(stand_in: Tensor, storage: torch.UntypedStorage) -> None:
+    """Remember the memory that a value had here before it went to another rank: it comes back to it. Until then it is given up."""
+    setattr(stand_in.untyped_storage(), _SPARE, storage)
+    if torch._C._storage_Use_Count(storage._cdata) == 1:  # nothing but its Python object
+        storage.resize_(0)
+
+
+def fill(values: Sequence[Tensor], data: Tensor) -> torch.UntypedStorage:
+    """The memory for what arrived: the one that these values had before, else the arrived bytes' own."""
+    for value in values:
+        storage: torch.UntypedStorage | None = getattr(value.untyped_storage(), _SPARE, None)
+        if storage is not None and storage.nbytes() in (0, data.nbytes):
+            storage.resize_(data.nbytes)
+            torch.empty(0, dtype=torch.uint8).set_(storage).copy_(data)
+            return storage
+    return data.untyped_storage()
 
 
 def remote(like: Tensor, rank: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import swap_tensors
 
 from .channel import channel
-from .home import give, owner, pin, remote
+from .home import give, owner, pin, remote, spare
 from .layers import Layer
 from .transfer import forget
 
@@ -49,9 +49,12 @@ def put(value: Tensor, rank: int) -> None:
     gradient = value.grad if value.is_leaf else None
     if channel().rank != rank:
         value.grad = None
+        storage = value.untyped_storage()
         _swap(value, _stand_in(value, rank))
+        spare(value, storage)
         if gradient is not None:
-            value.grad = remote(gradient, rank)
+            put(gradient, rank)
+            value.grad = gradient
     give(value, rank)
     if value.grad is not None:
         give(value.grad, rank)

@@ -14,7 +14,7 @@ from torch.utils import swap_tensors
 from nbpar.errors import Unsupported
 
 from .channel import channel
-from .home import give, owner, release
+from .home import fill, give, owner, release
 from .place import weak_lists_off
 from .reach import reach
 from .transfer import forget
@@ -89,13 +89,14 @@ def _share(values: list[Tensor], rank: int, stuck: list[tuple[Tensor, Tensor]]) 
         data = torch.empty(size, dtype=torch.uint8, device="meta")
         data = link.broadcast(_all_bytes(storage) if mine else data, rank)
         total += size
+        memory = None if mine else fill([values[view.index] for view in views], data)
         for view in views:
             value = values[view.index]
-            if mine:
+            if memory is None:
                 release(value)
                 continue
             whole = torch.empty(0, dtype=view.dtype, device=link.device)
-            whole.set_(data.untyped_storage(), view.offset, view.shape, view.stride)
+            whole.set_(memory, view.offset, view.shape, view.stride)
             if not _become(value, whole):
                 stuck.append((value, whole))
     return total
