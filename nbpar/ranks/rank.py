@@ -182,7 +182,6 @@ class Rank:
             self.random.restore({**self.common, **task.states})
             given = self.random.capture()
         self.comm.trace.start(self.shell.is_cell)
-        self.steps.begin(watching=task.lockstep)
         self.progress.begin(task.watched)
         self.outlet.nudge()
         begin = time.perf_counter()
@@ -221,7 +220,7 @@ class Rank:
         self.comm.watch(task.lockstep)
         try:
             with self.parallel.mode(task.mode, task.options, self.shell.user_ns) as report:
-                with self.interrupt(task.number):
+                with self.steps.counted(task.lockstep), self.interrupt(task.number):
                     failure = self.shell.run(task.code, task.count)
                 if failure:
                     self.comm.watch(False)

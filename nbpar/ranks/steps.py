@@ -11,7 +11,8 @@ No rank passes a step between `hold` and `until`, so all of them act with the sa
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -19,8 +20,6 @@ class Steps:
     """Counts the optimiser steps of the running cell. `hold` and `until` are called by the I/O thread."""
 
     def __init__(self, snapshot: Callable[[int], None]) -> None:
-        from torch.optim.optimizer import register_optimizer_step_post_hook
-
         self.count = 0
         self._held = False
         self._target: int | None = None
@@ -29,12 +28,20 @@ class Steps:
         self._changed = threading.Condition()
         self.watching = False
         self.stopped = False  # here, at the step that the ranks had agreed on
-        register_optimizer_step_post_hook(self._stepped)
 
-    def begin(self, watching: bool) -> None:
-        """A cell begins. watching: whether its steps are the same on all ranks."""
+    @contextmanager
+    def counted(self, watching: bool) -> Iterator[None]:
+        """The steps of a cell, seen after the cell's mode has done its part. watching: whether they are the same on all ranks."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
         with self._changed:
             self.count, self._held, self._target, self.watching, self.stopped = 0, False, None, watching, False
+        hook = register_optimizer_step_post_hook(self._stepped)
+        try:
+            yield
+        finally:
+            self.watching = False
+            hook.remove()
 
     def hold(self) -> int:
         """Stop at the next step; how many are done."""
