@@ -117,9 +117,7 @@ class KernelEnd:
         self.pool.close()  # a rank may still be reading it
         self._floor, self._moved = 0, 0
 
-    def pack(
-        self, reads: Iterable[str], *, cell: int, everything: bool = False, anew: Collection[str] = frozenset()
-    ) -> Packed:
+    def pack(self, reads: Iterable[str], *, cell: int, everything: bool = False, anew: Collection[str] = frozenset()) -> Packed:
         """reads: the cell's names; everything: it may reach any variable. cell: its number, for the ranks' own use.
 
         anew: names that the cell gives a new value before it uses them: nothing needs to be said about their old one.
