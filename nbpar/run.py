@@ -228,13 +228,16 @@ def settle(world: World, cell: Cell, exchange: Exchange) -> Any:
     """Merges what the cell did if all ranks ended alike; else leaves the notebook as it was. Raises what is to be raised."""
     values = [list(exchange.frames[rank]) for rank in cell.ranks]
     failures = {rank: reply.failure for rank, reply in exchange.replies.items() if reply.failure}
-    alike = not failures or (shared_failure(failures, len(values)) is not None and world.values.agree(values))
+    ranks = list(cell.ranks)
+
+    def put(question: bytes) -> list[Any]:
+        return ask(world, cell.ranks, question)
+
+    alike = not failures or (shared_failure(failures, len(values)) is not None and world.values.alike(values, put, ranks))
     if exchange.stuck or not alike:
         world.values.forget()
         raise_failure(world, exchange, failures, kept=False)
-    merged = world.values.merge(
-        values, lambda request: ask(world, cell.ranks, request), out=cell.out, keep=cell.keep, ranks=list(cell.ranks)
-    )
+    merged = world.values.merge(values, put, out=cell.out, keep=cell.keep, ranks=ranks)
     if cell.lockstep:
         RandomStates().restore(exchange.replies[cell.ranks[0]].states)
     if failures or exchange.interrupted:

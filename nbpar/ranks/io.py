@@ -17,8 +17,8 @@ from nbpar.ranks import channel
 from nbpar.ranks.outlet import Outlet
 
 if TYPE_CHECKING:
+    from nbpar.ranks.interrupt import Interrupt
     from nbpar.ranks.progress import Progress
-    from nbpar.ranks.rank import Interrupt
     from nbpar.ranks.steps import Steps
 
 BATCH = 0.003  # seconds between two sends: a flood of prints travels in few messages

@@ -9,69 +9,22 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
-from nbpar.ranks.guard import fork_guarded, interrupted
+from nbpar.ranks.guard import fork_guarded
+from nbpar.ranks.interrupt import Interrupt
+from nbpar.ranks.prepare import prepare_device, rank_from_launcher, seed_everything, unlink_shared_memory
 
 IDLE = 300  # milliseconds without work after which a rank imports what torch imports when it first makes an optimiser (1.5 s)
-RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
-
-
-def rank_from_launcher() -> int:
-    """This process's rank, from what the launcher set; 0 where it set nothing."""
-    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
 
 
 class CellFailed(Exception):
     """Ends the mode's context when the shell has already dealt with the cell's exception."""
-
-
-class Interrupt:
-    """SIGINT reaches a cell only while the cell that it was meant for runs user code; at any other moment it is void.
-
-    It comes from the I/O thread and from the guard, whichever is first: a C call may keep the one from running, and not all
-    systems bring the other's to the main thread.
-    """
-
-    def __init__(self, shared: mmap.mmap) -> None:
-        self._shared = shared
-        self._requested = (0, 0)  # (cell, number of the interrupt)
-        self._running: int | None = None
-        self._heard = 0
-        signal.signal(signal.SIGINT, self._handle)
-
-    def _handle(self, _signal: int, _frame: Any) -> None:
-        cell, number = max(self._requested, interrupted(self._shared))
-        if cell == self._running and number > self._heard:
-            self._heard = number
-            raise KeyboardInterrupt
-
-    def request(self, cell: int, number: int) -> None:
-        """From the I/O thread: interrupt that cell. number: counts interrupts; each takes effect once."""
-        self._requested = cell, number
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
-
-    def __call__(self, cell: int) -> Interrupt:
-        self._cell = cell
-        return self
-
-    def __enter__(self) -> None:
-        self._running = self._cell
-        try:
-            self._handle(signal.SIGINT, None)  # one that came early
-        except KeyboardInterrupt:
-            self._running = None
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._running = None
 
 
 class Rank:
@@ -254,46 +207,6 @@ class Rank:
         except (CollectiveMismatch, PeerFailed, KeyboardInterrupt) as error:
             return self.shell.failed(error)
         return None
-
-
-def prepare_device() -> str:
-    """The device that this rank computes on by default; GPUs are shared out by local rank."""
-    import torch
-
-    if os.environ.get("NBPAR_DEVICE") != "cuda":
-        return "cpu"
-    names = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
-    local = next((int(os.environ[name]) for name in names if name in os.environ), rank_from_launcher())
-    index = local % torch.cuda.device_count()
-    torch.cuda.set_device(index)
-    return f"cuda:{index}"
-
-
-def unlink_shared_memory(world: Any) -> None:
-    """MPICH's shared memory loses its name once all ranks have it: a rank that is killed then leaves nothing in /dev/shm."""
-    world.barrier()
-    try:
-        with open("/proc/self/maps") as maps:
-            names = {line.split(maxsplit=5)[-1].strip() for line in maps if "/dev/shm/mpich_shm_" in line}
-    except OSError:
-        return
-    for name in names:
-        try:
-            os.unlink(name)
-        except FileNotFoundError:
-            pass
-
-
-def seed_everything(seed: int) -> None:
-    """Outside lockstep cells each rank has a random stream of its own."""
-    import random
-
-    import numpy
-    import torch
-
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def finish(rank: Rank) -> None:

@@ -167,6 +167,13 @@ class KernelEnd:
         """Whether all ranks replied, and alike."""
         return all(replies) and len({wire.head(reply)[0][0] for reply in replies}) == 1
 
+    def alike(self, replies: Sequence[Sequence[Buffer]], ask: Ask, ranks: Sequence[int]) -> bool:
+        """Whether all ranks replied, and hold equal values, though they may have come to them in different ways."""
+        if not all(replies) or self.agree(replies):
+            return all(replies)
+        plan, _, notes = find_out(lambda question: [wire.head(each)[0] for each in ask(pickle.dumps(question))], ranks)
+        return not (plan.own or plan.slots or notes)  # what came apart and no variable leads to is of no interest
+
     def merge(
         self,
         replies: Sequence[Sequence[Buffer]],

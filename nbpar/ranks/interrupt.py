@@ -1,0 +1,51 @@
+"""How an interrupt reaches a rank's main thread, and only the cell that it was meant for."""
+
+from __future__ import annotations
+
+import mmap
+import signal
+import threading
+from typing import Any
+
+from nbpar.ranks.guard import interrupted
+
+
+class Interrupt:
+    """SIGINT reaches a cell only while the cell that it was meant for runs user code; at any other moment it is void.
+
+    It comes from the I/O thread and from the guard, whichever is first: a C call may keep the one from running, and not all
+    systems bring the other's to the main thread.
+    """
+
+    def __init__(self, shared: mmap.mmap) -> None:
+        self._shared = shared
+        self._requested = (0, 0)  # (cell, number of the interrupt)
+        self._running: int | None = None
+        self._heard = 0
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, _signal: int, _frame: Any) -> None:
+        cell, number = max(self._requested, interrupted(self._shared))
+        if cell == self._running and number > self._heard:
+            self._heard = number
+            raise KeyboardInterrupt
+
+    def request(self, cell: int, number: int) -> None:
+        """From the I/O thread: interrupt that cell. number: counts interrupts; each takes effect once."""
+        self._requested = cell, number
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
+    def __call__(self, cell: int) -> Interrupt:
+        self._cell = cell
+        return self
+
+    def __enter__(self) -> None:
+        self._running = self._cell
+        try:
+            self._handle(signal.SIGINT, None)  # one that came early
+        except KeyboardInterrupt:
+            self._running = None
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._running = None

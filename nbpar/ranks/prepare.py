@@ -1,0 +1,53 @@
+"""What a rank sets up before its first cell: who it is, its device, its random streams, its traces in the system."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+
+def rank_from_launcher() -> int:
+    """This process's rank, from what the launcher set; 0 where it set nothing."""
+    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+
+
+def prepare_device() -> str:
+    """The device that this rank computes on by default; GPUs are shared out by local rank."""
+    import torch
+
+    if os.environ.get("NBPAR_DEVICE") != "cuda":
+        return "cpu"
+    names = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+    local = next((int(os.environ[name]) for name in names if name in os.environ), rank_from_launcher())
+    index = local % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return f"cuda:{index}"
+
+
+def unlink_shared_memory(world: Any) -> None:
+    """MPICH's shared memory loses its name once all ranks have it: a rank that is killed then leaves nothing in /dev/shm."""
+    world.barrier()
+    try:
+        with open("/proc/self/maps") as maps:
+            names = {line.split(maxsplit=5)[-1].strip() for line in maps if "/dev/shm/mpich_shm_" in line}
+    except OSError:
+        return
+    for name in names:
+        try:
+            os.unlink(name)
+        except FileNotFoundError:
+            pass
+
+
+def seed_everything(seed: int) -> None:
+    """Outside lockstep cells each rank has a random stream of its own."""
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
