@@ -53,7 +53,7 @@ def release(tensor: Tensor) -> None:
 def spare(stand_in: Tensor, storage: torch.UntypedStorage) -> None:
     """Remember the memory that a value had here before it went to another rank: it comes back to it. Until then it is given up."""
     setattr(stand_in.untyped_storage(), _SPARE, storage)
-    if torch._C._storage_Use_Count(storage._cdata) == 1:  # nothing but its Python object
+    if storage.resizable() and torch._C._storage_Use_Count(storage._cdata) == 1:  # nothing but its Python object
         storage.resize_(0)
 
 
@@ -62,7 +62,8 @@ def fill(values: Sequence[Tensor], data: Tensor) -> torch.UntypedStorage:
     for value in values:
         storage: torch.UntypedStorage | None = getattr(value.untyped_storage(), _SPARE, None)
         if storage is not None and storage.nbytes() in (0, data.nbytes):
-            storage.resize_(data.nbytes)
+            if not storage.nbytes():
+                storage.resize_(data.nbytes)
             torch.empty(0, dtype=torch.uint8).set_(storage).copy_(data)
             return storage
     return data.untyped_storage()
