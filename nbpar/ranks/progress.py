@@ -34,7 +34,7 @@ class Progress:
             self.phases = Phases()
             self._samples = self._busy = self._sent = self._seen = 0
             self._started = time.perf_counter() if watched else None
-            self._next = 0.0
+            self._next = time.perf_counter() + PERIOD  # a cell shorter than that is not looked at
             self._rows: tuple[int, ...] = ()
 
     def end(self) -> Pulse | None:
@@ -45,10 +45,10 @@ class Progress:
             return pulse
 
     @property
-    def pause(self) -> int | None:
-        """Milliseconds until there is something to tell; None: nothing."""
+    def pause(self) -> int:
+        """Milliseconds until there may be something to tell. The cell's thread wakes nobody: that would cost short cells most."""
         if self._started is None:
-            return None
+            return int(1000 * PERIOD)
         return max(1, int(1000 * (self._next - time.perf_counter())))
 
     def pulse(self) -> Pulse | None:

@@ -136,7 +136,6 @@ class Rank:
             given = self.random.capture()
         self.comm.trace.start(self.shell.is_cell)
         self.progress.begin(task.watched)
-        self.outlet.nudge()
         begin = time.perf_counter()
         with self.progress.phases.watching() if task.watched else nullcontext():
             failure, report = self._in_mode(task)

@@ -17,6 +17,8 @@ SHELL = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
 
 def is_persons(name: str, value: Any) -> bool:
     """False for what Python or IPython put there. `exit` and the like are the person's once they have a value of their own."""
+    if not isinstance(name, str):
+        return False
     if name[:1] == "_":
         return not RESERVED.fullmatch(name)
     if name not in SHELL:
