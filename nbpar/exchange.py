@@ -58,6 +58,7 @@ class Exchange:
         self._heard = 0
         self._waits: dict[int, Wait | None] = {}
         self._asked_at = time.monotonic() + LOOK
+        self.midline = False  # whether the output's last line has no end
         self.stuck: str | None = None  # why the cell was ended, if its ranks waited in vain
         self._pause = Pause(world, cell.ranks)
         self._snapshot_at = time.monotonic() + cell.snapshot if cell.lockstep and cell.snapshot else float("inf")
@@ -93,7 +94,7 @@ class Exchange:
         try:
             yield fold
         finally:
-            fold.close()
+            self.midline = fold.close()
             if fold.flush(0):
                 show.flush()
 

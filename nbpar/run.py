@@ -93,6 +93,8 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
             remember(world, record, watch)
     replies = exchange.replies
     if not cell.quiet:
+        if exchange.midline:
+            show.emit("stdout", "\n")
         for line in dict.fromkeys([*packed.notes, *merged.notes, *replies[cell.ranks[0]].lines]):
             show.note(line)
         show.closing(closing.line(record))

@@ -13,6 +13,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+CLOSING = re.compile(r"\x1b\[2m\d+ ranks? · ")
 
 
 @dataclass
@@ -31,8 +32,8 @@ class Cell:
 
     @property
     def lines(self) -> list[str]:
-        """What the cell printed, without nbpar's own remarks."""
-        return [line for line in self.stdout.splitlines() if not line.startswith("nbpar: ")]
+        """What the cell printed, without nbpar's own remarks and closing line."""
+        return [line for line in self.stdout.splitlines() if not line.startswith("nbpar: ") and not CLOSING.match(line)]
 
     @property
     def said(self) -> set[str]:
@@ -46,7 +47,7 @@ class Cell:
     @property
     def closing(self) -> str:
         """nbpar's line at the end of the cell."""
-        return next((b["text/plain"] for b in reversed(self.shown) if re.match(r"\d+ ranks? ", b.get("text/plain", ""))), "")
+        return next((ANSI.sub("", line) for line in reversed(self.stdout.splitlines()) if CLOSING.match(line)), "")
 
 
 class Notebook:

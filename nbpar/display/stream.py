@@ -114,13 +114,14 @@ class Fold:
     def _late(self, piece: Piece, now: float) -> bool:
         return now - piece.at >= (HOLD if piece.ended else UNFINISHED)
 
-    def close(self) -> None:
-        """Shows the rest: nothing more will come."""
+    def close(self) -> bool:
+        """Shows the rest: nothing more will come. Whether the last line has no end."""
         self._meet()
         while waiting := [rank for rank, queue in self._queues.items() if queue]:
             self._advance(waiting)
             self._meet()
         self._pour()
+        return bool(self._open)
 
     def _meet(self) -> None:
         """Takes pieces while every rank has a whole one."""
