@@ -150,6 +150,11 @@ class Trace:
             frame = frame.f_back
         return 0, own
 
+    @property
+    def empty(self) -> bool:
+        """Whether the cell has made no call."""
+        return self._next == self._first
+
     def _places(self) -> np.ndarray[Any, Any]:
         """Where the calls still kept are, oldest first."""
         end = self._next

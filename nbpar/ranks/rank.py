@@ -141,7 +141,7 @@ class Rank:
             failure, report = self._in_mode(task)
         seconds = time.perf_counter() - begin
         phases, pulse = self.progress.phases.columns(), self.progress.end()
-        traffic = self.comm.trace.columns()
+        traffic = None if self.comm.trace.empty else self.comm.trace.columns()
         states = {}
         if task.lockstep:
             now = self.common = self.random.capture()
