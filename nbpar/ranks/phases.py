@@ -91,10 +91,15 @@ class Phases:
         self.updates += 1
         self._add(UPDATE, self._step)
 
-    def columns(self) -> dict[str, Any]:
-        """phase: int8, a place in NAMES; start, end: float64 seconds on the clock of comm.trace; in order of their end."""
+    def columns(self) -> dict[str, Any] | None:
+        """phase: int8, a place in NAMES; start, end: float64 seconds on the clock of comm.trace; in order of their end.
+
+        None if there was no phase.
+        """
+        if not self._phase:
+            return None
         return {
-            "phase": np.frombuffer(self._phase, np.int8).copy() if self._phase else np.zeros(0, np.int8),
+            "phase": np.frombuffer(self._phase, np.int8).copy(),
             "start": np.array(self._start),
             "end": np.array(self._end),
         }
