@@ -8,7 +8,8 @@ from typing import Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
-from nbpar.options import CELL, COMMANDS, MODES, WORLD, Option, names
+from nbpar.options import CELL, COMMANDS, KEPT, MODES, PANELS, PLAN, WORLD, Option, name, names, panels
+from nbpar.plan.plan import MODES as PLANNED
 
 LINE = re.compile(r"(%%?)parallel\s+(.*)$")
 
@@ -20,23 +21,52 @@ def candidates(line: str, variables: Iterable[str]) -> list[str]:
         return []
     cell, words = match[1] == "%%", match[2].split(" ")
     *before, word = words
+    if not cell and before[:1] == ["config"]:
+        return _kept(word)
     options = _options(cell, before)
     option = next((option for option in options if before and option.flag == before[-1]), None)
-    if option is not None and option.read is names:
-        done, comma, start = word.rpartition(",")
-        return [done + comma + name for name in sorted(variables) if name.startswith(start) and not name.startswith("_")]
     if option is not None and option.read is not None:
-        return [choice for choice in option.choices if choice.startswith(word)]
-    heads = [] if before else list(MODES if cell else COMMANDS)
+        return _values(option, word, variables)
     flags = [option.flag for option in options if option.flag not in before]
-    return [text for text in [*heads, *flags] if text.startswith(word)]
+    return [text for text in [*_heads(cell, before), *flags] if text.startswith(word)]
+
+
+def _heads(cell: bool, before: list[str]) -> Iterable[str]:
+    """What may stand before the options: a mode, or a command, and after `plan` a mode."""
+    if not before:
+        return MODES if cell else COMMANDS
+    return PLANNED if not cell and before == ["plan"] else ()
 
 
 def _options(cell: bool, before: list[str]) -> tuple[Option, ...]:
     if not cell:
-        return WORLD if before and before[0] == "start" else ()
+        return {"start": WORLD, "plan": PLAN}.get(before[0] if before else "", ())
     mode = before[0] if before and before[0] in MODES else "each"
     return tuple(option for option in CELL if not option.modes or mode in option.modes)
+
+
+def _values(option: Option, word: str, variables: Iterable[str]) -> list[str]:
+    """Values of an option: its choices, panels, variables."""
+    if option.read is panels:
+        return _another(word, (*PANELS, "none", "all"))
+    known = sorted(variable for variable in variables if not variable.startswith("_"))
+    if option.read is names:
+        return _another(word, known)
+    return [value for value in (known if option.read is name else option.choices) if value.startswith(word)]
+
+
+def _another(word: str, known: Iterable[str]) -> list[str]:
+    """The last of several values with commas between them."""
+    done, comma, start = word.rpartition(",")
+    return [done + comma + value for value in known if value.startswith(start)]
+
+
+def _kept(word: str) -> list[str]:
+    """`config NAME=VALUE`"""
+    key, equals, value = word.partition("=")
+    if equals:
+        return [f"{key}={text}" for text in _another(value, (*PANELS, "none", "all"))] if key in KEPT else []
+    return [f"{known}=" for known in KEPT if known.startswith(key)]
 
 
 class Completion:

@@ -29,6 +29,12 @@ def names(text: str) -> tuple[str, ...]:
     return given
 
 
+def name(text: str) -> str:
+    """'model': one variable name."""
+    (given,) = names(text) or ("",)
+    return given
+
+
 PANELS = ("split", "live", "timeline", "aggregation", "what-if", "output")
 
 
@@ -114,7 +120,7 @@ PLAN = (
     Option("--mesh", "replicas x stages of a hybrid plan", str, "2x2"),
     Option("--micro", "micro-batches", int, "M"),
     Option("--schedule", "the order of micro-batches", str, "NAME", choices=("gpipe", "1f1b")),
-    Option("--model", "the variable to plan for, where the notebook has several models", str, "NAME"),
+    Option("--model", "the variable to plan for, where the notebook has several models", name, "NAME"),
     Option("--batch", "the variables that the model is called with", names, "X"),
 )
 KEPT = ("show",)
@@ -142,9 +148,14 @@ class Parser(argparse.ArgumentParser):
         """Only the options that were given. Raises OptionError."""
         known, unknown = self.parse_known_args(words)
         if unknown:
-            hint = suggest(unknown[0], self._flags)
-            raise OptionError(f"{self.prog} has no option {unknown[0]!r}.{hint} `{self.prog}?` lists them.")
+            magic = self.prog.split()[0]
+            raise OptionError(f"{self.prog} has no option {unknown[0]!r}.{self._hint(unknown[0])} `{magic}?` lists them.")
         return {name: value for name, value in vars(known).items() if value is not None}
+
+    def _hint(self, flag: str) -> str:
+        """The option that was meant, or the modes that have this one."""
+        elsewhere = [mode for option in CELL if option.flag == flag for mode in option.modes]
+        return f" It is an option of {', '.join(elsewhere)}." if elsewhere else suggest(flag, self._flags)
 
 
 def split(line: str) -> list[str]:
@@ -203,6 +214,7 @@ def usage() -> str:
         lines.append(f"    {left:<20} {option.help}{only}")
     lines += ["", "%parallel COMMAND", ""]
     lines += [f"    {command:<8} {text}" for command, text in COMMANDS.items()]
-    lines += ["", "Options of start:"]
-    lines += [f"    {f'{o.flag} {o.metavar}'.strip():<20} {o.help}" for o in WORLD]
+    for command, options in (("start", WORLD), ("plan", PLAN)):
+        lines += ["", f"Options of {command}:"]
+        lines += [f"    {f'{o.flag} {o.metavar}'.strip():<20} {o.help}" for o in options]
     return "\n".join(lines)

@@ -34,8 +34,37 @@ def test_a_commands_line() -> None:
         options.command_line("stop -n 2")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("dta", "no mode 'dta'. Did you mean 'data'?"),
+        ("data --agregate central", "no option '--agregate'. Did you mean '--aggregate'? `%%parallel?`"),
+        ("data --show splt", "no panel 'splt'. Did you mean 'split'?"),
+        ("--batch X", "no option '--batch'. It is an option of data. `%%parallel?`"),
+    ],
+)
+def test_what_was_meant(line: str, said: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        options.cell_line(line)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("strat -n 2", "no command 'strat'. Did you mean 'start'?"),
+        ("plan model --shedule 1f1b", "no option '--shedule'. Did you mean '--schedule'? `%parallel?`"),
+        ("config shw=split", "Did you mean 'show'?"),
+    ],
+)
+def test_what_command_was_meant(line: str, said: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        options.command_line(line)
+    assert said in str(raised.value)
+
+
 def test_every_option_is_in_the_help() -> None:
-    for option in (*options.CELL, *options.WORLD):
+    for option in (*options.CELL, *options.WORLD, *options.PLAN):
         assert option.flag in options.usage()
 
 
@@ -49,6 +78,15 @@ def test_every_option_is_in_the_help() -> None:
         ("%%parallel data --batch Xb,y", ["Xb,yb"]),
         ("%parallel start --dev", ["--device"]),
         ("%parallel stop --dev", []),
+        ("%%parallel data --show split,ti", ["split,timeline"]),
+        ("%parallel plan mo", ["model"]),
+        ("%parallel plan model --sch", ["--schedule"]),
+        ("%parallel plan model --schedule 1", ["1f1b"]),
+        ("%parallel plan --model X", ["Xb"]),
+        ("%parallel plan model --batch Xb,", ["Xb,Xb", "Xb,yb"]),
+        ("%parallel config ", ["show="]),
+        ("%parallel config show=split,l", ["show=split,live"]),
+        ("%parallel config other=", []),
         ("x = %par", []),
     ],
 )
