@@ -40,7 +40,14 @@ class WorldError(Told):
 
 
 class LaunchError(WorldError):
-    """No world came up. The text lists what was tried and what to install."""
+    """No world came up. The text lists what was tried and what to install.
+
+    early: whether a rank or the launcher ended by itself before all ranks were ready.
+    """
+
+    def __init__(self, text: str, *, early: bool = False) -> None:
+        super().__init__(text)
+        self.early = early
 
 
 class RankDied(WorldError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,23 +14,41 @@ import zmq
 
 from nbpar.ranks.channel import receive
 
-PATIENCE = 1000  # milliseconds
+PATIENCE = 1.0  # seconds
 
 
 def doors() -> Iterator[Path]:
     """The sockets of this user's ranks on this host."""
     for folder in sorted(Path(tempfile.gettempdir()).glob("nbpar-*")):
         if folder.stat().st_uid == os.getuid():
-            yield from sorted(folder.glob("where-*"))
+            yield from filter(attended, sorted(folder.glob("where-*")))
 
 
-def ask(door: Path) -> dict[str, Any] | None:
-    """What a rank says of itself; None if it does not answer, as in a C call that keeps Python's lock."""
-    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(f"ipc://{door}")
-        socket.send(b"where")
-        return receive(socket).header if socket.poll(PATIENCE) else None
+def attended(door: Path) -> bool:
+    """False for what a rank left behind that was killed together with its kernel."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(str(door))
+        except OSError:
+            return False
+    return True
+
+
+def ask(doors: list[Path]) -> list[dict[str, Any] | None]:
+    """What each rank says of itself; None if it does not answer, as in a C call that keeps Python's lock. All are asked at once."""
+    with zmq.Context() as context:
+        callers: list[zmq.Socket[bytes]] = [context.socket(zmq.REQ) for _ in doors]
+        for caller, door in zip(callers, doors, strict=True):
+            caller.setsockopt(zmq.LINGER, 0)
+            caller.connect(f"ipc://{door}")
+            caller.send(b"where")
+        deadline = time.monotonic() + PATIENCE
+        answers = [
+            receive(caller).header if caller.poll(int(1000 * max(0, deadline - time.monotonic()))) else None for caller in callers
+        ]
+        for caller in callers:
+            caller.close()
+    return answers
 
 
 def describe(rank: str, answer: dict[str, Any] | None) -> str:
@@ -41,8 +61,8 @@ def describe(rank: str, answer: dict[str, Any] | None) -> str:
 def main(_arguments: list[str]) -> int:
     """Prints where every rank of this user is. 1 if there is none."""
     found = list(doors())
-    for door in found:
-        print(describe(door.name.removeprefix("where-"), ask(door)))
+    for door, answer in zip(found, ask(found), strict=True):
+        print(describe(door.name.removeprefix("where-"), answer))
     if not found:
         print("No ranks of yours run on this host.")
     return 0 if found else 1

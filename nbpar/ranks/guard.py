@@ -31,6 +31,7 @@ def fork_guarded(rank: int) -> mmap.mmap:
     The parent never returns.
     """
     shared = mmap.mmap(-1, INTERRUPT.size)
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # from MPICH's launcher when another process has ended
     child = os.fork()
     if child == 0:
         os.setsid()

@@ -91,6 +91,15 @@ class World:
         if self.running:
             return self
         launcher = launch.find(self.settings.mpiexec, self.settings.mpi_args)
+        try:
+            self._start(launcher)
+        except LaunchError as error:
+            if not error.early:
+                raise
+            self._start(launcher)  # MPICH names its memory by the launcher's process id: one long gone may have left that name
+        return self
+
+    def _start(self, launcher: launch.Launcher) -> None:
         self._hub = Hub(self.settings.interface)
         self._log = tempfile.TemporaryFile()
         self.facts, self.last_lines, self.hurt = [], {}, False
@@ -110,7 +119,6 @@ class World:
             self._tear_down()
             raise
         self.values = KernelEnd(self.namespace, self.size)
-        return self
 
     def stop(self) -> None:
         """Ends the ranks; nothing of them is left when it returns. What the notebook holds stays."""
@@ -149,17 +157,24 @@ class World:
         return {**one_host, **os.environ, **own}
 
     def _handshake(self, launcher: launch.Launcher) -> list[dict[str, Any]]:
-        assert self._hub and self._launcher
+        assert self._hub and self._launcher and self._log
         facts: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + START_SECONDS
         while len(facts) < self.size:
-            for message in self._hub.receive(0.1):
+            ended = self._launcher.poll() is not None
+            for message in self._hub.receive(SETTLE if ended else 0.1):
                 if message.kind == "ready":
                     facts[message.rank] = message.header
+                elif message.kind == "output":
+                    self._log.write("".join(str(text) for _, text in message.header).encode())
                 elif message.kind == "failed":
                     raise LaunchError(self._explain(launcher, f"rank {message.rank} did not start: {message.header['text']}"))
-            if self._launcher.poll() is not None:
-                raise LaunchError(self._explain(launcher, f"it ended with {self._launcher.returncode} before the ranks were ready"))
+                elif message.kind == "exit":
+                    how = describe_exit(message.header["code"])
+                    raise LaunchError(self._explain(launcher, f"rank {message.rank} ended before it was ready ({how})"), early=True)
+            if ended:
+                what = f"it ended with {self._launcher.returncode} before the ranks were ready"
+                raise LaunchError(self._explain(launcher, what), early=True)
             if time.monotonic() > deadline:
                 missing = sorted(set(range(self.size)) - set(facts))
                 raise LaunchError(self._explain(launcher, f"after {START_SECONDS} s nothing was heard of ranks {missing}"))

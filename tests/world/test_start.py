@@ -60,6 +60,18 @@ def test_broken_launchers_and_wrong_libraries_are_told(tmp_path: Path) -> None:
         assert notebook.run("%%parallel\nprint(nbpar.size())").said == {"2"}
 
 
+def test_a_start_that_ended_early_is_tried_once_more(tmp_path: Path) -> None:
+    mpiexec = launch.find().path
+    once = script(
+        tmp_path / "once",
+        f'test "$1" = --version && echo HYDRA && exit 0\ntest -e {tmp_path}/tried || {{ touch {tmp_path}/tried; exit 15; }}\n'
+        f'shift 4; exec {mpiexec} -n 2 "$@"',
+    )
+    with Notebook() as notebook:
+        assert "2 ranks" in notebook.run(f"%parallel start -n 2 --mpiexec {once}").stdout
+        assert notebook.run("%%parallel\nprint(nbpar.size())").said == {"2"}
+
+
 def test_sizes_more_than_cores_and_a_new_size_keep_the_variables() -> None:
     with Notebook() as notebook:
         assert notebook.value("nbpar.world()") is None
