@@ -57,9 +57,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def steps(text: str) -> int:
+    """'3': a number of steps, at least 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 @dataclass(frozen=True)
 class Option:
-    """One option. modes: where it is allowed; empty for every cell."""
+    """One option. modes: where it is allowed; empty for every cell. default: its value where none is given, if none need be."""
 
     flag: str
     help: str
@@ -67,6 +75,7 @@ class Option:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
+    default: Any = None
 
     @property
     def dest(self) -> str:
@@ -103,6 +112,14 @@ CELL = (
     Option("--micro", "the call is split into M micro-batches, so that stages overlap; or auto", str, "M", modes=("model",)),
     Option("--place", "which rank holds what", str, "name=rank,…", modes=("model",)),
     Option("--balance", "what the stages have alike", str, "WHAT", choices=("params", "memory"), modes=("model",)),
+    Option(
+        "--check",
+        "compare with one process after so many optimiser steps (default 3)",
+        steps,
+        "[K]",
+        modes=("data", "model", "hybrid"),
+        default=3,
+    ),
     Option("--loss", "local: the loss of each rank's own rows", str, "WHERE", choices=("global", "local"), modes=("data",)),
 )
 
@@ -138,7 +155,7 @@ class Parser(argparse.ArgumentParser):
             else:
                 self.add_argument(
                     option.flag, dest=option.dest, type=option.read, metavar=option.metavar, help=option.help,
-                    choices=option.choices or None,
+                    choices=option.choices or None, nargs=None if option.default is None else "?", const=option.default,
                 )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:

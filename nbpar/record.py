@@ -15,6 +15,7 @@ from nbpar.display.timeline import PHASES, Timeline
 from nbpar.display.traffic import Traffic, join
 
 if TYPE_CHECKING:
+    from nbpar.check.compare import Verdict
     from nbpar.plan.plan import Plan
     from nbpar.run import Record
 
@@ -36,6 +37,12 @@ class Last:
     def plan(self) -> Plan | None:
         """Who holds which layer and rows; None if the cell split no model."""
         return self._plan(False)
+
+    @property
+    def check(self) -> Verdict | None:
+        """How far the ranks are from one process, if the cell was to be compared."""
+        first = next(iter(self.record.replies.values()), None)
+        return first.details.get("check") if first else None
 
     @cached_property
     def prediction(self) -> Plan | None:

@@ -51,6 +51,7 @@ class Cell:
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
     quiet: bool = False
+    check: int = 0
     snapshot: float = SNAPSHOT
     show: tuple[str, ...] = ()
     asked: bool = False
@@ -143,6 +144,7 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
         out=None if out is None else frozenset(out),
         keep=frozenset(keep or ()),
         quiet=own.pop("quiet", False),
+        check=own.pop("check", None) or 0,
         snapshot=own.pop("snapshot", SNAPSHOT if mode == "data" else 0.0),  # whole values at any step are data mode's alone
         show=tuple(DEFAULT if panels is None else panels),
         asked=own.pop("asked", panels is not None),
@@ -172,6 +174,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
         sources=show.new_sources(world),
         out=cell.out,
         keep=cell.keep,
+        check=cell.check,
         watched=not cell.quiet,
     )
     for rank in cell.ranks:

@@ -14,6 +14,8 @@ from nbpar.errors import OptionError
         ("--on 0,2-4", "each", {"on": (0, 2, 3, 4)}),
         ("data -n 4 --batch X,y --quiet", "data", {"size": 4, "batch": ("X", "y"), "quiet": True}),
         ("data --local-batchnorm --aggregate central", "data", {"local_batchnorm": True, "aggregate": "central"}),
+        ("model --check --quiet", "model", {"check": 3, "quiet": True}),
+        ("data --check 5", "data", {"check": 5}),
         ("--out a, --keep b", "each", {"out": ("a",), "keep": ("b",)}),
     ],
 )
@@ -21,7 +23,9 @@ def test_a_cells_line(line: str, mode: str, given: dict[str, object]) -> None:
     assert options.cell_line(line) == (mode, given)
 
 
-@pytest.mark.parametrize("line", ["--qui", "data --on 1", "--out", "-n x", 'data "unclosed', "data extra"])
+@pytest.mark.parametrize(
+    "line", ["--qui", "--check", "data --check 0", "data --on 1", "--out", "-n x", 'data "unclosed', "data extra"]
+)
 def test_a_wrong_line(line: str) -> None:
     with pytest.raises(OptionError):
         options.cell_line(line)

@@ -31,6 +31,7 @@ class Outlet:
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._pipes: dict[int, tuple[str, codecs.IncrementalDecoder]] = {}
+        self._silent = False
 
     def nudge(self) -> None:
         """Wakes the reader though nothing waits."""
@@ -51,7 +52,13 @@ class Outlet:
         os.close(writer)
         self._pipes[reader] = (stream, codecs.getincrementaldecoder("utf-8")("replace"))
 
+    def silence(self) -> None:
+        """In a copy of the process, which has no reader and may have got the lock locked: from now on nothing is taken."""
+        self._silent = True
+
     def put(self, name: str, value: Any) -> None:
+        if self._silent:
+            return
         with self._lock:
             if not self._midline:  # once a line is enough, and a line is many small writes
                 self.drain()

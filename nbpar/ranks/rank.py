@@ -169,11 +169,18 @@ class Rank:
         from nbpar.errors import PeerFailed
 
         failure = None
+        check = self._check(task) if task.check else None
         self.comm.watch(task.lockstep)
         try:
             with self.parallel.mode(task.mode, task.options, self.shell.user_ns) as report:
-                with self.steps.counted(task.lockstep), self.interrupt(task.number):
+                with (
+                    self.steps.counted(task.lockstep),
+                    self.interrupt(task.number),
+                    check.watching() if check else nullcontext() as witness,
+                ):
                     failure = self.shell.run(task.code, task.count)
+                    if witness and not failure:
+                        witness.finish()
                 if failure:
                     self.comm.watch(False)
                     self._send("failing", failure)  # a mode may end in a meeting of all ranks
@@ -184,7 +191,19 @@ class Rank:
                 raise
         finally:
             self.comm.watch(False)
+        if check and not failure and (verdict := check.verdict()):
+            report.details.update(check=verdict, closing=[*report.details.get("closing", []), str(verdict)])
         return failure, report
+
+    def _check(self, task: Any) -> Any:
+        """Before the cell, rank 0 has one process replay it."""
+        from nbpar.check import Check
+
+        check = Check(task, self.shell, self.outlet)
+        if self.rank == 0:
+            with self.interrupt(task.number):
+                check.replay()
+        return check
 
     def _as_the_mode_sees_it(self, failure: Any) -> BaseException:
         """A mode may bring together what a cell did before it failed, if the ranks failed alike: not where one stopped anywhere."""

@@ -25,6 +25,7 @@ class Task:
     sources: Mapping[str, tuple[int, str]] = field(default_factory=dict, repr=False)  # earlier cells, for tracebacks
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
+    check: int = 0  # optimiser steps after which the cell is compared with one process; 0: not at all
     watched: bool = True  # whether anybody looks at the cell while it runs, or at its timeline
 
 
