@@ -64,6 +64,10 @@ class RankShell(InteractiveShell):
     display_pub: RankDisplayPublisher
     failure: Failure | None = None
 
+    def init_user_ns(self) -> None:
+        super().init_user_ns()
+        self.user_ns.pop("open", None)  # IPython's own, which goes past what a mode makes of Python's
+
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         self.failure = self._describe(etype, evalue, stb)
 
