@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from ..display.calls import END
+from . import shortcut
 from .buffers import NUMBERS
 from .collectives import NOTHING, MPIGroup
 from .drain import drain
@@ -47,11 +48,14 @@ def join(world: MPI.Intracomm, backend: str = "mpi") -> None:
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
     state.world, state.backend, state.reason = world, backend, None
     state.control = MPIGroup(world.Dup(), (everyone(), 0), SET_UP)
+    if backend == "mpi":
+        shortcut.install()
     init_default_group()
 
 
 def leave() -> None:
     """End torch.distributed and give the communicators back. Collective."""
+    shortcut.remove()
     if dist.is_initialized():
         dist.destroy_process_group()
     if state.control is not None:

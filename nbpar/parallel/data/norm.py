@@ -99,13 +99,15 @@ class Normalise(Function):
 def fused(  # noqa: PLR0917
     ctx: Any, grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The gradients as if mean and variance were constants, then the share that flows through them."""
+    """Two reductions, summed over the ranks, then grad · scale − input · slope − constant, channel by channel, in two passes.
+
+    torch's own kernel for the input's gradient takes three times as long, and knows this rank's sums only.
+    """
     shape = [1, -1] + [1] * (input.dim() - 2)
     scale_type = mean.dtype if weight is None else weight.dtype
-    backward = torch.ops.aten.native_batch_norm_backward
-    to_input, to_weight, to_bias = backward(
+    _, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
         grad.contiguous() if input.is_contiguous() else grad, input, weight,
-        mean.to(scale_type), var.to(scale_type), None, None, False, ctx.eps, [True, True, True],
+        mean.to(scale_type), var.to(scale_type), None, None, False, ctx.eps, [False, True, True],
     )  # fmt: skip
     sums = ctx.call.ranks.all_reduce(torch.cat([to_weight, to_bias]).to(mean.dtype), "inside") / ctx.count
     along, offset = sums.chunk(2)
@@ -113,8 +115,9 @@ def fused(  # noqa: PLR0917
     scale = inverse if weight is None else inverse * weight.to(inverse.dtype)
     slope = scale * inverse * along
     constant = scale * offset - slope * mean
-    to_input = torch.addcmul(to_input, input, slope.to(input.dtype).view(shape), value=-1)
-    to_input -= constant.to(input.dtype).view(shape)
+    neutral = torch.zeros_like(mean), torch.ones_like(var)
+    to_input = torch.batch_norm(input, -slope, -constant, *neutral, False, 0.0, 0.0, False)
+    to_input = to_input.addcmul_(grad, scale.to(grad.dtype).view(shape))
     return to_input, None if weight is None else to_weight, None if bias is None else to_bias
 
 
