@@ -6,6 +6,10 @@ import ctypes
 
 from xxhash import xxh3_128_digest
 
+from nbpar.values.untouched import untouched
+
+LARGE = 1 << 24  # bytes; smaller memory is read faster than the system is asked about it
+
 
 def view(address: int, size: int) -> memoryview:
     """The memory itself, writable, as bytes. The caller keeps its owner alive."""
@@ -16,4 +20,11 @@ def view(address: int, size: int) -> memoryview:
 
 def fingerprint(address: int, size: int) -> bytes:
     """Equal for equal bytes; different for different ones but for a chance of 2^-128."""
-    return xxh3_128_digest(view(address, size))
+    memory = view(address, size)
+    return xxh3_128_digest(memory) if size < LARGE else untouched.digest(address, size, lambda: xxh3_128_digest(memory))
+
+
+def remember(address: int, size: int, digest: bytes) -> None:
+    """New memory, not written since it came with that fingerprint."""
+    if size >= LARGE:
+        untouched.remember(address, size, digest)

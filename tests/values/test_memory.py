@@ -33,6 +33,20 @@ def test_unchanged_data_is_not_sent_again(world):
     assert ns["a"][3] == 5 and world.packed.bytes < 2000 and world.merged.bytes > 2 * MIB
 
 
+def test_changes_of_very_large_data_are_seen_on_both_sides(world):
+    world.do("import torch, numpy as np\nt = torch.zeros(5 << 20); a = np.zeros(5 << 20, np.float32)")
+    ns = world.namespace
+    world.run("s = t.sum().item() + a.sum()")
+    world.run("s = t.sum().item() + a.sum()")
+    assert world.packed.bytes < 2000 and world.merged.bytes < 2000
+    for step in range(1, 4):
+        ns["t"][-step], ns["a"][step << 18] = 2, 3
+        world.run("s = t.sum().item() + a.sum(); t[0] += 1; a[1] += 1")
+        assert ns["s"] == 7 * step - 2 and ns["t"][0] == step == ns["a"][1]
+    world.run("s = t.sum().item() + a.sum()")
+    assert ns["s"] == 21 and world.packed.bytes < 2000 and world.merged.bytes < 2000
+
+
 def test_the_kernel_holds_at_most_one_copy_more(world):
     big = world.namespace["big"] = torch.ones(64 * MIB // 4)
     before = resident()
