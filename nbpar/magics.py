@@ -63,9 +63,7 @@ class ParallelMagics(Magics):
     def _start(self, given: dict[str, Any]) -> None:
         if given.get("device") == "cuda" and "backend" not in given:
             given["backend"] = "nccl"
-        current = ranks.current()
-        settings = Settings(**given) if given or current is None else None
-        show.note(describe(ranks.ensure(self.shell.user_ns, settings)))
+        show.note(describe(ranks.ensure(self.shell.user_ns, Settings(**given) if given else None)))
 
     def _stop(self, _: dict[str, Any]) -> None:
         ranks.stop()

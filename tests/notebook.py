@@ -51,15 +51,19 @@ class Cell:
 
 
 class Notebook:
-    """Use as a context manager. `run` raises AssertionError when the cell fails, unless `fails` says that it may."""
+    """Use as a context manager. `run` raises AssertionError when the cell fails, unless `fails` says that it may.
 
-    def __init__(self, *, extension: bool = True, **start: Any) -> None:
-        self._extension, self._start = extension, start
+    kernel: an installed kernelspec; without one, ipykernel's kernel in which the extension is then loaded.
+    """
+
+    def __init__(self, *, extension: bool = True, kernel: str = "", **start: Any) -> None:
+        self._extension, self._kernel, self._start = extension and not kernel, kernel, start
 
     def __enter__(self) -> Notebook:
-        self.manager = KernelManager(kernel_name="python3")
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        self.manager._kernel_spec = KernelSpec(argv=argv, display_name="test", language="python")
+        self.manager = KernelManager(kernel_name=self._kernel or "python3")
+        if not self._kernel:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            self.manager._kernel_spec = KernelSpec(argv=argv, display_name="test", language="python")
         self.manager.start_kernel(**self._start)
         self.client = self.manager.blocking_client()
         self.client.start_channels()
