@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nbpar.display import show
-from nbpar.display.stream import Fold
+from nbpar.display.stream import Fold, name_ranks
 from nbpar.hang import Wait, explain
 from nbpar.pause import Pause
 from nbpar.ranks.channel import Message
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nbpar.run import Cell
 
 TICK = 0.05  # seconds between two looks at output that waits and at interrupts
-PATIENCE = 5.0  # seconds after an interrupt until ranks that do not answer are given up
+PATIENCE = 5.0  # seconds after an interrupt until the person is told of ranks that do not answer
 LOOK = 2.0  # seconds between two looks at where the ranks are
 STEP = 2.0  # seconds after an interrupt in which a lockstep cell may come to its next optimiser step
 ALIKE = 0.2  # seconds after a failure in which the other ranks of a lockstep cell may fail alike
@@ -64,7 +64,8 @@ class Exchange:
         self._snapshot_at = time.monotonic() + cell.snapshot if cell.lockstep and cell.snapshot else float("inf")
         self.snapshot: Message | None = None  # the last one: header and values of rank 0
         self._failed: dict[int, Failure] = {}
-        self._end_waiting_at = self._useless_at = self._interrupted_at = self._stop_now_at = float("inf")
+        self._end_waiting_at = self._useless_at = self._stop_now_at = self._tell_at = float("inf")
+        self._give_up_at = 3  # interrupts
 
     @property
     def interrupted(self) -> bool:
@@ -157,7 +158,7 @@ class Exchange:
         if self._interrupts.count > self._heard:
             self._heard = self._interrupts.count
             if self._heard == 1:
-                self._interrupted_at = now
+                self._tell_at = now + PATIENCE
                 if self._cell.lockstep and not self.replies:
                     self._stop_now_at = now + STEP
                     self._stop_at_a_step()
@@ -167,8 +168,22 @@ class Exchange:
             self._stop_now_at = float("inf")
             for rank in self._missing():
                 self._world.interrupt(rank)
-        if self._heard > 2 or now - self._interrupted_at > PATIENCE:
+        if now >= self._tell_at and self._missing():
+            self._tell_at = float("inf")
+            self._offer_a_restart()
+        if self._heard >= self._give_up_at:
             self._give_up()
+
+    def _offer_a_restart(self) -> None:
+        """Ranks that do not answer sit in a C call that does not look up."""
+        self._give_up_at = self._heard + 1
+        silent = name_ranks(self._missing())
+        show.emit(
+            "stdout",
+            f"rank {silent}: in a C call that cannot be stopped; the cell ends when it returns. Interrupt once more for a %parallel "
+            "restart at once: the variables are then as the notebook has them.\n",
+        )
+        show.flush()
 
     def _stop_at_a_step(self) -> None:
         if not self._pause.purpose:
@@ -204,10 +219,10 @@ class Exchange:
                 self._world.tell(rank, "where")
 
     def _give_up(self) -> None:
-        """Ranks that do not answer an interrupt sit in a C call that does not look up. Fresh ones are at hand."""
-        silent = self._missing()
+        """Fresh ranks are at hand."""
+        silent = name_ranks(self._missing())
         self._world.stop()
         raise KeyboardInterrupt(
-            f"ranks {silent} did not stop and were ended. All variables are in the notebook; "
+            f"The processes of rank {silent} did not stop and were ended. All variables are in the notebook; "
             "the next %%parallel cell starts new ranks."
         )

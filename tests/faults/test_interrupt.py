@@ -53,19 +53,22 @@ def test_a_long_c_call_ends_as_soon_as_it_returns(notebook: Notebook) -> None:
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     began = max(map(float, re.findall(r"began at ([\d.]+)", cell.stdout)))
-    assert cell.error == "KeyboardInterrupt" and time.time() - began < 6
+    assert cell.error == "KeyboardInterrupt" and time.time() - began < 12
     works(notebook, pids)
 
 
-def test_a_c_call_that_does_not_return_is_ended_and_said_so(notebook: Notebook) -> None:
+def test_a_c_call_that_does_not_return_is_told_and_ended_on_demand(notebook: Notebook) -> None:
     notebook.run("kept = 42")
     message = notebook.send(f"{DIST}{C_CALL}if dist.get_rank():\n    count(1e13)\ndist.barrier()")
     time.sleep(1)
-    at = time.monotonic()
     notebook.interrupt()
+    time.sleep(6)
+    notebook.interrupt()
+    at = time.monotonic()
     cell = notebook.collect(message, 20)
-    assert cell.error == "KeyboardInterrupt" and 4.5 < time.monotonic() - at < 8
-    assert "ranks [1] did not stop and were ended" in cell.traceback
+    assert "rank 1: in a C call" in cell.stdout and "%parallel restart" in cell.stdout
+    assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 4
+    assert "rank 1 did not stop and were ended" in cell.traceback
     assert notebook.run("%%parallel\nprint(kept)").said == {"42"}
     works(notebook)
 
