@@ -15,7 +15,17 @@ from importlib.metadata import version
 
 from benchmarks.harness import Row, cores, table
 
-BENCHMARKS = ("start", "cell", "values", "prints", "comm", "signature", "data", "panels")  # modules, in the table's order
+BENCHMARKS = (
+    "start",
+    "cell",
+    "values",
+    "prints",
+    "comm",
+    "signature",
+    "data",
+    "panels",
+    "snapshots",
+)  # modules, in the table's order
 REPORTS = ("faults",)  # modules whose `report()` is a table of its own; only if named
 
 

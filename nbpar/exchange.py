@@ -180,8 +180,8 @@ class Exchange:
         silent = name_ranks(self._missing())
         show.emit(
             "stdout",
-            f"rank {silent}: in a C call that cannot be stopped; the cell ends when it returns. Interrupt once more for a %parallel "
-            "restart at once: the variables are then as the notebook has them.\n",
+            f"rank {silent}: in a C call that cannot be stopped; the cell ends when it returns. Interrupt once more for a "
+            "%parallel restart at once: the variables are then as the notebook has them.\n",
         )
         show.flush()
 
