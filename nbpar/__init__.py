@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from nbpar.parallel.api import rank, size, split
     from nbpar.ranks.world import World
     from nbpar.record import last
+    from nbpar.remote import gather
     from nbpar.values import RankRef, RankValues
 
 __version__ = "0.1.0"
-__all__ = ["RankRef", "RankValues", "last", "plan", "rank", "size", "split", "world"]
+__all__ = ["RankRef", "RankValues", "gather", "last", "plan", "rank", "size", "split", "world"]
 
 
 def world() -> World | None:
@@ -55,6 +56,7 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 _LAZY = {
+    "gather": "nbpar.remote",
     "last": "nbpar.record",
     "rank": "nbpar.parallel.api",
     "size": "nbpar.parallel.api",

@@ -31,7 +31,7 @@ class ParallelMagics(Magics):
         settings = None
         if size is not None and (current is None or current.size != size):
             if current is not None:
-                show.note(f"{current.size} ranks are replaced by {size}.")
+                show.note(f"{current.size} ranks are replaced by {size}. {current.lost()}".rstrip())
             settings = Settings(size=size) if current is None else _resized(current.settings, size)
         running = ranks.ensure(self.shell.user_ns, settings)
         for rank in given.get("on", ()):
@@ -66,13 +66,16 @@ class ParallelMagics(Magics):
         show.note(describe(ranks.ensure(self.shell.user_ns, Settings(**given) if given else None)))
 
     def _stop(self, _: dict[str, Any]) -> None:
+        current = ranks.current()
+        lost = current.lost() if current else ""
         ranks.stop()
-        show.note("the ranks have ended; variables are in the notebook.")
+        show.note(f"the ranks have ended; variables are in the notebook. {lost}".rstrip())
 
     def _restart(self, _: dict[str, Any]) -> None:
         current = ranks.current()
+        lost = current.lost() if current else ""
         running = current.restart() if current else ranks.ensure(self.shell.user_ns)
-        show.note(describe(running))
+        show.note(f"{describe(running)} {lost}".rstrip())
 
     def _status(self, _: dict[str, Any]) -> None:
         current = ranks.current()

@@ -241,6 +241,9 @@ def settle(world: World, cell: Cell, exchange: Exchange) -> Any:
     alike = not failures or (shared_failure(failures, len(values)) is not None and world.values.alike(values, put, ranks))
     if exchange.stuck or not alike:
         world.values.forget()
+        reads = () if cell.quiet else read_names(cell.code).reads
+        if stayed := sorted(name for name in reads if isinstance(world.namespace.get(name), RankRef)):
+            show.note(f"{', '.join(stayed)} stayed on the ranks and may be changed in part: read a checkpoint before you go on.")
         raise_failure(world, exchange, failures, kept=False)
     merged = world.values.merge(values, put, out=cell.out, keep=cell.keep, ranks=ranks)
     if cell.lockstep:

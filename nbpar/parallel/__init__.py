@@ -16,6 +16,7 @@ MODES = {
     "data": "nbpar.parallel.data",
     "model": "nbpar.parallel.model",
 }
+KEEP = frozenset({"model"})  # modes that are told which variables stay, and say which others do
 
 
 @contextmanager
@@ -32,4 +33,4 @@ def mode(name: str, options: Mapping[str, object], namespace: dict[str, Any]) ->
         yield report
 
 
-__all__ = ["MODES", "Report", "mode"]
+__all__ = ["KEEP", "MODES", "Report", "mode"]

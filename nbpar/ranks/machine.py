@@ -26,6 +26,18 @@ def quota() -> int | None:
     return None if limit == "max" else max(1, int(limit) // int(period))
 
 
+def free_memory() -> int:
+    """Bytes that processes here can still get: of this host, at most what the cgroup (containers) allows."""
+    import psutil
+
+    free: int = psutil.virtual_memory().available
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{what}").read_text().strip() for what in ("max", "current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+
+
 def gpus() -> int:
     """NVIDIA GPUs that this process may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -149,12 +149,21 @@ class Rank:
             self.random.restore(own)
         shown = None if failure else self.shell.shown
         whole = report.details.get("whole", True)  # else the namespace holds what is nobody else's business
-        values = self.values.reply(task.number, out=task.out, keep=task.keep, result=shown is not None) if whole else []
+        values = self._values(task, report, result=shown is not None) if whole else []
         self.outlet.drain()
         reply = Reply(
             seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, phases, pulse, states
         )  # fmt: skip
         return reply, values
+
+    def _values(self, task: Any, report: Any, *, result: bool) -> list[Any]:
+        keep = report.details.get("kept")
+        if keep is None and task.keep:
+            from nbpar.parallel.model.keep import together
+            from nbpar.values.staying import Stay
+
+            keep = together(self.shell.user_ns, dict.fromkeys(sorted(task.keep), Stay.reason))
+        return self.values.reply(task.number, out=task.out, keep=keep or {}, result=result, mode=task.mode)
 
     def snapshot(self, step: int) -> None:
         """What the cell would leave if it ended now. All ranks take part, for a value may be spread over them; rank 0 sends it."""
@@ -166,13 +175,18 @@ class Rank:
             self.outlet.nudge()
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:
-        from nbpar.errors import PeerFailed
+        from nbpar.errors import PeerFailed, Unsupported
 
         failure = None
+        options = task.options
+        if task.mode in self.parallel.KEEP:
+            options = {**options, "keep": tuple(sorted(task.keep)), "out": tuple(task.out or ())}
+        if self.values.port.staying and (why := self._refusal(task)):
+            return self.shell.failed(Unsupported(why)), self.parallel.Report()
         check = self._check(task) if task.check else None
         self.comm.watch(task.lockstep)
         try:
-            with self.parallel.mode(task.mode, task.options, self.shell.user_ns) as report:
+            with self.parallel.mode(task.mode, options, self.shell.user_ns) as report:
                 with (
                     self.steps.counted(task.lockstep),
                     self.interrupt(task.number),
@@ -204,6 +218,14 @@ class Rank:
             with self.interrupt(task.number):
                 check.replay()
         return check
+
+    def _refusal(self, task: Any) -> str:
+        """Why the cell cannot have what stayed on the ranks."""
+        from nbpar.parallel.model.keep import refusal
+
+        if task.mode not in self.parallel.KEEP:
+            return refusal(f"%%parallel {task.mode}", self.shell.user_ns)
+        return refusal("--check", self.shell.user_ns) if task.check else ""
 
     def _as_the_mode_sees_it(self, failure: Any) -> BaseException:
         """A mode may bring together what a cell did before it failed, if the ranks failed alike: not where one stopped anywhere."""

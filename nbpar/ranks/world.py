@@ -53,6 +53,7 @@ class World:
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
         self.cell = 0
         self.hurt = False
+        self.values = KernelEnd(namespace, size)
         self._interrupts = 0  # so far
         self._hub: Hub | None = None
         self._launcher: subprocess.Popen[bytes] | None = None
@@ -132,6 +133,10 @@ class World:
         except subprocess.TimeoutExpired:
             pass
         self._tear_down()
+
+    def lost(self) -> str:
+        """What would end with the ranks, in words."""
+        return self.values.lost() if self.running else ""
 
     def restart(self) -> World:
         """Fresh processes, the same variables."""
@@ -281,9 +286,11 @@ class World:
     def _fell(self, first: Message | None) -> RankDied:
         """A rank ended: the error that says so. The launcher ends the others, and we see to it."""
         status = self._launcher.poll() if self._launcher else None
-        facts = self.facts
+        facts, lost = self.facts, self.lost()
         self._tear_down()
         after = "Its variables are in the notebook; the next %%parallel cell starts new ranks."
+        if lost:
+            after = f"{lost} The other variables are in the notebook; the next %%parallel cell starts new ranks."
         if first is None:
             return RankDied(
                 f"The launcher ended ({describe_exit(status or 0)}) and took the ranks with it. {after}",

@@ -16,7 +16,7 @@ from nbpar.values.names import RESULT, persons
 from nbpar.values.pool import Buffer, Pool
 from nbpar.values.rank_values import RankGroup, RankValues, check_size
 from nbpar.values.reading import Read
-from nbpar.values.refs import Absent, RankRef
+from nbpar.values.refs import Absent, RankRef, checkpoint
 from nbpar.values.table import Port, Table
 from nbpar.values.writing import write
 
@@ -63,10 +63,10 @@ class KernelPort(Port):
     def stayed(self, name: str, type: str, reason: str) -> None:
         self.notes.append(f"{name} ({type}) stays in the notebook. {reason}")
 
-    def stand_in(self, key: str, name: str, type: str, reason: str, size: int = 0) -> Any:
+    def stand_in(self, key: str, name: str, type: str, reason: str, *facts: Any) -> Any:
         ref = self.refs.get(key)
         if ref is None:
-            ref = self.refs[key] = RankRef(key, name, type, reason, size)
+            ref = self.refs[key] = RankRef(key, name, type, reason, *facts)
             weakref.finalize(ref, self.released.append, key)
             self.notes.append(f"{name} ({type}) stays on the ranks. {reason}")
         return ref
@@ -117,6 +117,15 @@ class KernelEnd:
         self.pool.close()  # a rank may still be reading it
         self._floor, self._moved = 0, 0
 
+    def holds(self, ref: RankRef) -> bool:
+        """Whether the value is on these ranks."""
+        return ref._key in self.port.refs
+
+    def lost(self) -> str:
+        """What is lost with these ranks, in words; empty if nothing is."""
+        lost = [f"{ref.name}, which stayed on the ranks, is lost. {checkpoint(ref)}" for ref in self.port.refs.values()]
+        return " ".join(sorted(lost))
+
     def pack(self, reads: Iterable[str], *, cell: int, everything: bool = False, anew: Collection[str] = frozenset()) -> Packed:
         """reads: the cell's names; everything: it may reach any variable. cell: its number, for the ranks' own use.
 
@@ -150,7 +159,8 @@ class KernelEnd:
 
     def _sweep(self, mine: dict[str, Any]) -> list[int]:
         """Numbers of known objects that no variable leads to any more: both sides let go of them."""
-        if len(self.table) < 2 * self._floor + SWEEP_OBJECTS and self._moved < SWEEP_BYTES:
+        grown = len(self.table) >= 2 * self._floor + SWEEP_OBJECTS or self._moved >= SWEEP_BYTES
+        if not grown and not self.port.refs:  # what stays on the ranks may be large
             return []
         live = self.table.reachable([0, 1, *self.table.known(mine.values())])
         dead = [number for number in range(len(self.table)) if number not in live]
@@ -218,6 +228,8 @@ class KernelEnd:
         if lost:
             for fields in wire.head(ask(pickle.dumps(("keep", lost)))[0])[0]:
                 found.names[fields[1]] = self.port.stand_in(*fields)
+        if behind := [name for name, value in persons(self.namespace).items() if any(value is old for old in found.left)]:
+            self.port.notes.append(f"{', '.join(behind)}: as before this cell, as what it belongs to stays on the ranks.")
         for name, reason in found.failed:
             if not name:
                 self.port.notes.append(f"a change could not be made in the notebook: {reason}.")

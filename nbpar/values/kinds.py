@@ -50,12 +50,14 @@ def join_entries(shape: Any, slots: list[Any]) -> Any:
 class Kind:
     """The base: known by its identity. order: of its patches among a message's. changes: whether it ever does.
 
-    shares: whether it may have its memory in common with an object of another library.
+    shares: whether it may have its memory in common with an object of another library. stays: whether it stays where it is
+    when what holds it stays.
     """
 
     order = 2
     changes = True
     shares = False
+    stays = False
 
     def snap(self, o: Any, port: Any = None) -> Any:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -20,7 +20,8 @@ from nbpar.values.pickling import GroupPickler
 from nbpar.values.pool import Buffer, Maps, Pool
 from nbpar.values.rank_values import OwnGroup, OwnKind
 from nbpar.values.reading import Read
-from nbpar.values.refs import Absent, KernelRef
+from nbpar.values.refs import Absent, KernelRef, LostRef
+from nbpar.values.staying import Stay, leaving, stays
 from nbpar.values.table import Port, Table
 from nbpar.values.writing import Selection, Written, write
 
@@ -44,15 +45,20 @@ class RankPort(Port):
         super().stay(o, why, name, size)
         self.kept[self.staying[id(o)][1][0]] = o
 
-    def stand_in(self, key: str, name: str, type: str, reason: str, size: int = 0) -> Any:
-        return KernelRef(key, name, type, reason, size)
+    def stand_in(self, key: str, name: str, type: str, reason: str, *facts: Any) -> Any:
+        return KernelRef(key, name, type, reason, *facts)
 
     def resolve(self, key: str, ref: Absent) -> Any:
         if key not in self.kept:
-            return KernelRef(key, ref.name, ref.type, "It was on ranks that have ended since.")
+            return LostRef.of(ref)
         o = self.kept[key]
-        self.staying[id(o)] = o, (key, ref.name, ref.type, ref.reason, ref.size)
+        self.staying[id(o)] = o, (key, ref.name, ref.type, ref.reason, ref.size, ref.mode)
         return o
+
+    def release(self, keys: Iterable[str]) -> None:
+        """The notebook has no stand-in for these any more."""
+        for key in keys:
+            self.staying.pop(id(self.kept.pop(key, None)), None)
 
     def own_group(self, id: str, parts: dict[int, tuple[Any, ...]]) -> OwnGroup:
         if self.rank not in parts:
@@ -109,12 +115,11 @@ class RankEnd:
             raise NbparError(f"rank {self.rank} missed a message with values. Type %parallel restart.")
         elif self.pending:
             self.pending.commit(self.table)
-        self.sequence, self.pending = sequence, None
+        self.sequence, self.pending, self.port.leaving = sequence, None, frozenset()
         self.pool.release()
         if dead:
             self.table.drop(dead)
-        for key in released:
-            self.port.kept.pop(key, None)
+        self.port.release(released)
         for name in persons(self.namespace):
             del self.namespace[name]
         self.port.own_pickles = pickle.loads(extra[0]) if extra else {}
@@ -139,22 +144,28 @@ class RankEnd:
         return found
 
     def reply(
-        self, cell: int, *, out: Collection[str] | None = None, keep: Collection[str] = (), result: bool = False
+        self,
+        cell: int,
+        *,
+        out: Collection[str] | None = None,
+        keep: Collection[str] | Mapping[str, Stay] = (),
+        result: bool = False,
+        mode: str = "each",
     ) -> list[Buffer]:
         """After a cell: what it bound, deleted and changed.
 
-        out: names that may come back, None for all; keep: names that stay here; result: send also the last expression's value.
+        out: names that may come back, None for all; keep: names that stay here, perhaps with reasons; result: send also the last
+        expression's value; mode: the cell's.
         """
         self.port.begin(f"{self.epoch}:{cell}")
+        self.port.mode = mode
         now = persons(self.namespace)
         wanted = now if out is None else {name: value for name, value in now.items() if name in out or name in keep}
         changed = {name: value for name, value in wanted.items() if name not in self.bound or self.bound[name] is not value}
         if result:
             changed[RESULT] = self.namespace.get(RESULT)
         deleted = sorted(name for name in self.bound if name not in now and (out is None or name in out))
-        for name in keep:
-            if name in changed and kind_of(changed[name]) is not None:
-                self.port.stay(changed[name], "It stayed as --keep asked.", name)
+        self.port.leaving = leaving(self.table, self._stay(changed, wanted, stays(keep)))
         roots = [*self.bound.values(), *now.values()] if out is None else list(wanted.values())
         if self.port.staying:
             roots += self.table.objs  # what stayed may have changed anything
@@ -164,6 +175,17 @@ class RankEnd:
         self._deleted, self._stale = deleted, self._left_out(written, now) if out is not None else []
         self._comparison = Comparison(self, written, written.names, deleted, wanted)
         return self._answer_body(inline=self.rank == 0)
+
+    def _stay(self, changed: dict[str, Any], wanted: dict[str, Any], names: Mapping[str, Stay]) -> list[Any]:
+        """From now on the notebook has stand-ins for these; those that it had itself are sent as such."""
+        staying = []
+        for name, stay in names.items():
+            value = changed.get(name) if name in changed else wanted.get(name)
+            if kind_of(value) is not None and id(value) not in self.port.staying:
+                self.port.stay(value, stay.reason, name, stay.size)
+                changed[name] = value
+                staying.append(value)
+        return staying
 
     def snapshot(self, cell: int) -> list[Buffer]:
         """What `reply` would give now, in copies, and without learning anything: for a kernel that loses its ranks later."""

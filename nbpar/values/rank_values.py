@@ -13,6 +13,7 @@ from nbpar.values import kinds
 from nbpar.values.choice import CHOICES
 from nbpar.values.opaque import Frozen, Thawer, summary
 from nbpar.values.pickling import GroupPickler
+from nbpar.values.refs import Absent
 from nbpar.values.table import Port
 
 Key = tuple[Any, ...]  # ("name", variable) or ("slot", number of the container, position)
@@ -113,6 +114,8 @@ class RankValues:
 
 def brief(value: Any) -> str:
     """One short line about a value."""
+    if isinstance(value, Absent):
+        return repr(value)
     shape = getattr(value, "shape", None)
     if shape is not None and hasattr(value, "dtype") and functools.reduce(operator.mul, shape, 1) > 6:
         return f"{type(value).__name__}{list(shape)} {str(value.dtype).removeprefix('torch.')}"

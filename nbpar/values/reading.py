@@ -18,12 +18,13 @@ from nbpar.values.table import Hole, Table, seed
 @dataclass
 class Read:
     """names: with their values. patched: numbers of the objects that were changed. failed: what could not be read and why.
-    replaced: objects that could not be changed in place, each with the new one."""
+    replaced: objects that could not be changed in place, each with the new one. left: objects that only the other side has now."""
 
     names: dict[str, Any] = field(default_factory=dict)
     patched: list[int] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     replaced: list[tuple[Any, Any]] = field(default_factory=list)
+    left: list[Any] = field(default_factory=list)
 
 
 def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Mapping[int, int], chunks: Sequence[Chunk]) -> Read:
@@ -53,6 +54,7 @@ def read(table: Table, stream: Buffer, new_numbers: bytes, vacated: Mapping[int,
             found.failed.append(("", what))
     table.add(memo[number] for number in array.array("I", bytes(new_numbers)))
     found.replaced = [(old[number], table.objs[new]) for number, new in vacated.items() if new]
+    found.left = [old[number] for number, new in vacated.items() if not new]
     for number, patch in patches:
         table.refresh(number, patch)
     for kind in {table.kinds[number] for number in found.patched}:

@@ -35,6 +35,8 @@ class Port:
         self.memories: list[Any] = []  # arrays and storages in the message being written
         self._known_memories: list[Any] | None = None  # those of the table
         self.label = ""  # the variable that is being written, for notes
+        self.mode = "each"  # of the cell that ran
+        self.leaving: frozenset[int] = frozenset()  # numbers of objects that only this side has from now on
         self.class_prefix: str | None = None  # on ranks: the cell
         self._classes: collections.Counter[str] = collections.Counter()
 
@@ -75,7 +77,8 @@ class Port:
         """From now on `o` is written as a stand-in."""
         name = name or self.label or "a value"
         reason = why if isinstance(why, str) else f"It cannot be pickled: {first_line(why)}."
-        self.staying[id(o)] = o, (self.new_key(name), name, f"{type(o).__module__}.{type(o).__qualname__}", reason, size)
+        kind = f"{type(o).__module__}.{type(o).__qualname__}"
+        self.staying[id(o)] = o, (self.new_key(name), name, kind, reason, size, self.mode)
         self.stayed(name, type(o).__qualname__, reason)
 
     def absent(self, o: Any) -> Any:
@@ -86,8 +89,8 @@ class Port:
 
     def stayed(self, name: str, type: str, reason: str) -> None: ...
 
-    def stand_in(self, key: str, name: str, type: str, reason: str, size: int = 0) -> Any:
-        """What this side gets for a value that stays on the other."""
+    def stand_in(self, key: str, name: str, type: str, reason: str, *facts: Any) -> Any:
+        """What this side gets for a value that stays on the other; facts: `Absent`'s further arguments."""
         raise NotImplementedError
 
     def resolve(self, key: str, ref: Absent) -> Any:

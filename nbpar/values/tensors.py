@@ -28,7 +28,7 @@ class StorageKind(kinds.Kind):
     """The patch is (size, fingerprint, bytes). Memory that is written is torch's own, so that it can be resized."""
 
     order = 0
-    shares = True
+    shares = stays = True
 
     def snap(self, o: UntypedStorage, port: Any = None) -> Any:
         known = port.fingerprints.get(id(o))
@@ -76,6 +76,7 @@ class StorageKind(kinds.Kind):
 
 class TensorKind(kinds.Kind):
     order = 1
+    stays = True
 
     def snap(self, o: torch.Tensor, port: Any = None) -> Any:
         leaf = o.is_leaf
@@ -127,6 +128,8 @@ class TensorKind(kinds.Kind):
 
 class ModuleKind(kinds.AttributesKind):
     """By attributes: `__setstate__` of modules merges, so that what was deleted would come back."""
+
+    stays = True
 
     def reduce(self, o: Any, pickler: Pickler) -> Any:
         return new_instance, (type(o),), dict(o.__dict__), None, None, set_attributes

@@ -81,7 +81,7 @@ def write(
 ) -> Written:
     """names: what to send by name. roots: objects whose changes are to be sent as well. bound: names to send as well if their
     object has to be sent anew. follow: send also the names that the notebook's functions look up."""
-    vacated: set[int] = set()
+    vacated: set[int] = set(table.port.leaving)
     for _ in range(1000):
         anew = {name: value for name, value in (bound or {}).items() if table.number(value) in vacated} if vacated else {}
         try:
@@ -205,6 +205,7 @@ class _Writer:
         staying = self.table.port.staying
         for value in names.values() if staying else ():
             if id(value) in staying and id(value) not in self.written:
+                self.wrote_new = True
                 stand_in = StandIn(value)
                 unit = {"": stand_in}
                 self.dump(unit, unit)

@@ -80,8 +80,8 @@ def kept() -> tuple[list[bool], bool]:
         exec(cell, names)
     meta = [value.is_meta for value in names["model"].parameters()]
     with mode({}, names):
-        exec(cell, names)
-    same = all(torch.equal(a, b) for a, b in zip(expected["model"].parameters(), names["model"].parameters(), strict=True))
+        exec(cell + "\nimport copy; whole = copy.deepcopy(model)", names)
+    same = all(torch.equal(a, b) for a, b in zip(expected["model"].parameters(), names["whole"].parameters(), strict=True))
     return meta, same and names["out"] == expected["out"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from nbpar.errors import CannotTravel
 from nbpar.values import RankRef
+from nbpar.values.staying import Stay
 from tests.values.world import CellFailed
 
 
@@ -305,3 +306,35 @@ def test_long_sessions_do_not_pile_up(world):
     world.run("keep[0][0].append(1)")
     assert len(world.end.table) == world.look(0, "len(end.table)") < 600
     assert keep[0][0] == [149, 1]
+
+
+def test_what_the_notebook_had_itself_stays_when_asked(world):
+    world.do(
+        "import torch\nmodel = torch.nn.Linear(2, 2); weight = model.weight; opt = torch.optim.SGD(model.parameters(), lr=1.0)"
+    )
+    world.do("box = {'model': model}; n = [1]")
+    world.run(
+        "model.weight.data.fill_(2.0); len(box), opt; n.append(2)",
+        keep={"model": Stay("Why not.", 24), "opt": Stay("It holds model.")},
+    )
+    model, opt = world.namespace["model"], world.namespace["opt"]
+    assert isinstance(model, RankRef) and isinstance(opt, RankRef) and world.namespace["n"] == [1, 2]
+    assert "24 bytes" in repr(model) and "Why not." in repr(model)
+    assert world.merged.notes[-1] == "weight: as before this cell, as what it belongs to stays on the ranks."
+    assert world.namespace["box"]["model"] is model
+    world.run(
+        "opt.param_groups[0]['params'][0].data.add_(1); s = model.weight.sum().item(); same = opt.param_groups[0]['params'][0] is model.weight"
+    )
+    assert world.namespace["s"] == 12 and world.namespace["same"]
+    world.end.forget()
+    world.run("s = model.weight.sum().item(); n.append(3)")
+    assert world.namespace["s"] == 12 and world.namespace["n"] == [1, 2, 3]
+
+
+def test_memory_of_what_stayed_is_given_back_when_its_name_goes(world):
+    world.run("import torch, weakref\nlarge = torch.ones(1000)", keep={"large"})
+    world.run("import builtins\nbuiltins.look = weakref.ref(large)", reads="large weakref")
+    del world.namespace["large"]
+    world.run("import builtins, gc\ngc.collect(); gone = builtins.look() is None")
+    world.run("import builtins, gc\ngc.collect(); gone = builtins.look() is None")
+    assert world.namespace["gone"]

@@ -35,6 +35,13 @@ def owner(tensor: Tensor) -> int | None:
     return rank
 
 
+def is_split(thing: object) -> bool:
+    """Whether this is a tensor whose value one rank alone holds, or no rank."""
+    if not isinstance(thing, Tensor) or isinstance(thing, (UninitializedParameter, UninitializedBuffer)):
+        return False
+    return thing.layout is torch.strided and (thing.is_meta or hasattr(thing.untyped_storage(), _OWNER))
+
+
 def give(tensor: Tensor, rank: int | None) -> Tensor:
     """Say that this value is held by `rank`."""
     if rank is not None:

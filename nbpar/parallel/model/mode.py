@@ -20,14 +20,15 @@ from .transfer import forget
 from .whole import make_whole
 
 _BALANCES = ("params", "memory")
-_KNOWN = ("micro", "place", "balance", "how", "keep", "units", "group", "checked", "failed")
+_KNOWN = ("micro", "place", "balance", "how", "keep", "out", "units", "group", "checked", "failed")
 
 
 @contextmanager
 def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Report | None = None) -> Iterator[Report]:
     """Run what is inside with the layers of the namespace's models on different ranks. Entered by all ranks alike.
 
-    options: micro (int or "auto"), place ("name=rank,…"), balance ("params" | "memory"), keep (names that stay on their ranks);
+    options: micro (int or "auto"), place ("name=rank,…"), balance ("params" | "memory"), keep (names that stay on their ranks),
+    out (names that come home however large they are);
     group (a process group, default all ranks), checked (assert each message's key), units (submodules as one step),
     failed (called with an exception before this rank waits for the others, so that a caller may stop them).
     At the start, tensors in `namespace` are real and equal on all ranks; at the end they are again, under the same objects.
@@ -87,7 +88,8 @@ def _finish(session: Session, report: Report, error: BaseException | None) -> No
         traceback.clear_frames(getattr(sys, "last_traceback", None))
     try:
         with torch._C.DisableTorchFunction():
-            held = make_whole(session.namespace, session.options.keep)
+            kept = report.details["kept"] = session.kept()
+            held = make_whole(session.namespace, kept)
     except Unsupported as stuck:
         if error is None:
             raise
@@ -128,6 +130,7 @@ def parse(options: Mapping[str, object]) -> Options:
         place=_places(options.get("place")),
         balance=balance,
         keep=names,
+        out=tuple(map(str, options.get("out") or ())),  # type: ignore[call-overload]
         units=bool(options.get("units", True)),
     )
 

@@ -17,8 +17,11 @@ _LEAVES = (
 )  # fmt: skip
 
 
-def reach(namespace: Mapping[str, Any], without: Iterable[str] = ()) -> Iterator[Any]:
-    """Every object that the values lead to, each once, parents first. Names that begin with __ are Python's own."""
+def reach(namespace: Mapping[str, Any], without: Iterable[str] = (), *, follow: bool = True) -> Iterator[Any]:
+    """Every object that the values lead to, each once, parents first. Names that begin with __ are Python's own.
+
+    follow: also the globals that functions of the notebook use.
+    """
     skipped = set(without)
     todo = deque(value for name, value in list(namespace.items()) if not name.startswith("__") and name not in skipped)
     seen: set[int] = {id(namespace)}
@@ -30,10 +33,10 @@ def reach(namespace: Mapping[str, Any], without: Iterable[str] = ()) -> Iterator
         seen.add(id(thing))
         kept.append(thing)
         yield thing
-        todo.extend(_held(thing))
+        todo.extend(_held(thing, follow))
 
 
-def _held(thing: Any) -> list[Any]:
+def _held(thing: Any, follow: bool) -> list[Any]:
     if isinstance(thing, Tensor):
         attributes = list(thing.__dict__.values())
         return [thing.grad, *attributes] if thing.is_leaf and thing.grad is not None else attributes
@@ -46,7 +49,7 @@ def _held(thing: Any) -> list[Any]:
         return list(thing)
     if isinstance(thing, FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
-        return [*cells, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *_globals(thing)]
+        return [*cells, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *(_globals(thing) if follow else ())]
     if isinstance(thing, MethodType):
         return [thing.__self__, thing.__func__]
     slots = [getattr(thing, name, None) for kind in type(thing).__mro__ for name in _slots(kind)]

@@ -17,29 +17,34 @@ from torch import nn
 
 from nbpar.errors import CollectiveMismatch, PeerFailed, Unsupported
 from nbpar.parallel.files import new_notes, written_once
+from nbpar.ranks.machine import free_memory
+from nbpar.values.staying import Stay
 
 from .channel import Channel, agree
 from .dispatch import Dispatch
 from .early import Early
-from .home import owner
+from .home import is_split, owner
+from .keep import large, together
 from .layers import chain, divide, refuse_nested, roots, sizes, unfit
 from .micro import Micro
 from .optimisers import Optimisers
 from .patches import patched
 from .place import Stuck, place, state_on
-from .reach import modules, optimisers
+from .reach import modules, optimisers, reach
 from .special import adopt
 from .units import NOT_ONE_STEP, Units
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a cell is split. micro: 0 for auto. place: rank by module name. keep: names that stay on their ranks."""
+    """How a cell is split. micro: 0 for auto. place: rank by module name. keep: names that stay on their ranks. out: names that
+    do not."""
 
     micro: int = 1
     place: Mapping[str, int] = field(default_factory=dict)
     balance: str = "params"
     keep: tuple[str, ...] = ()
+    out: tuple[str, ...] = ()
     units: bool = True
 
 
@@ -58,6 +63,8 @@ class Session:
         self.micro = Micro(options.micro, self.dispatch, say)
         self._roots: set[int] = set()
         self._in_pieces = False
+        self._given = dict(namespace)
+        self._stayed = [thing for thing in reach(namespace) if is_split(thing)]  # from an earlier cell
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -86,11 +93,28 @@ class Session:
             self._asked.add(id(part))
         self._models.append(model)
         if any(owner(value) is not None for value in model.parameters()):
+            self._as_placed(name, model)
             return False
         why = unfit(model)
         if why:
             self.say(f"{name} is whole on every rank: {why}")
         return why is None
+
+    def _as_placed(self, name: str, model: nn.Module) -> None:
+        """A model that stayed on the ranks is where it was."""
+        if self.options.place:
+            self.say(f"{name} stays where an earlier cell has placed it; --place is for models that are whole")
+        self._roots.add(id(model))
+        for layer in chain({name: model}):
+            self.placed.update((layer.name, rank) for value in layer.tensors() if (rank := owner(value)) is not None)
+
+    def kept(self) -> dict[str, Stay]:
+        """The variables that stay on the ranks at the end of the cell. Asked by all ranks alike."""
+        asked = dict.fromkeys(self.options.keep, Stay.reason)
+        link = self.channel
+        free = link.tell(free_memory() if link.rank == 0 else 0, 0)
+        heavy = large(self.namespace, self._given, self.options.out, link.size + 1, free)
+        return together(self.namespace, {**heavy, **asked}, self._stayed)
 
     def _divide(self, models: dict[str, nn.Module]) -> None:
         layers = chain(models)

@@ -14,7 +14,7 @@ from torch.utils import swap_tensors
 from nbpar.errors import Unsupported
 
 from .channel import channel
-from .home import fill, give, owner, release
+from .home import fill, give, is_split, owner, release
 from .place import weak_lists_off
 from .reach import reach
 from .transfer import forget
@@ -34,10 +34,12 @@ class _View:
 def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
     """Owners broadcast every tensor that `namespace` leads to, but for what the names in `keep` lead to. Gives the bytes.
 
-    Tensors that share memory share it again. Those computed from others become leaves: the graph does not outlive the cell.
+    Tensors that share memory share it again, but not with what is kept. Those computed from others become leaves: the graph
+    does not outlive the cell.
     """
     forget()
-    kept = {id(thing) for thing in reach({name: namespace[name] for name in keep if name in namespace})}
+    stay = list(reach({name: namespace[name] for name in keep if name in namespace}, follow=False))
+    kept = {id(thing) for thing in stay}
     found = [thing for thing in reach(namespace) if id(thing) not in kept]
     values = [thing for thing in found if isinstance(thing, Tensor)]
     recurrent = [thing for thing in found if isinstance(thing, nn.RNNBase)]
@@ -49,6 +51,7 @@ def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
     owned = [value for value in values if owner(value) is not None]
     for value in values:
         _cut(value)
+    _part(owned, stay)
     gradients = [(value, value.grad) for value in values if value.is_leaf and value.grad is not None]
     total = 0
     stuck: list[tuple[Tensor, Tensor]] = []
@@ -77,6 +80,14 @@ def _cut(value: Tensor) -> None:
             swap_tensors(value, value.detach())
         else:
             value.detach_()
+
+
+def _part(values: Sequence[Tensor], stay: Sequence[Any]) -> None:
+    """Values in the memory of something that stays get their own."""
+    memory = {thing.untyped_storage()._cdata for thing in stay if is_split(thing)}
+    for value in values if memory else ():
+        if value.untyped_storage()._cdata in memory:
+            swap_tensors(value, give(value.detach().clone(), owner(value)))
 
 
 def _share(values: list[Tensor], rank: int, stuck: list[tuple[Tensor, Tensor]]) -> int:

@@ -1,0 +1,62 @@
+"""What stays on the ranks because what holds it does, of objects that the notebook knew until then."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbpar.values import definitions
+from nbpar.values.choice import kind_of
+from nbpar.values.kinds import Kind
+from nbpar.values.table import Table
+
+
+@dataclass(frozen=True)
+class Stay:
+    """A variable that stays. size: bytes of its tensors, if known; the same on all ranks."""
+
+    reason: str = "It stayed as --keep asked."
+    size: int = 0
+
+
+def stays(names: Collection[str] | Mapping[str, Stay]) -> Mapping[str, Stay]:
+    return names if isinstance(names, Mapping) else dict.fromkeys(names, Stay())
+
+
+def leaving(table: Table, staying: Iterable[Any]) -> frozenset[int]:
+    """Numbers of the known objects that are not known any more when these stay: they, their tensors and modules, and whatever
+    leads to those. What holds only the values that stay themselves gets their stand-ins instead."""
+    stay = list(staying)
+    themselves = set(table.known(stay))
+    reached = {number for value in stay for o in held_by(value) if (number := table.number(o)) is not None}
+    tensors = {number for number in reached if table.kinds[number].stays}
+    inside = {number for number in table.reachable(tensors) if table.kinds[number].stays} - themselves
+    holds = {number: set(table.known(kind.children(o))) for number, o, kind in _holders(table)} if inside else {}
+    more = inside
+    while more:
+        more = {number for number, held in holds.items() if number not in inside and not held.isdisjoint(inside - themselves)}
+        inside |= more
+    return frozenset(inside | themselves)
+
+
+def held_by(value: Any) -> Iterator[Any]:
+    """What a value leads to, itself included. Not what classes hold, nor the globals of functions."""
+    seen: set[int] = set()
+    held = []  # ids stay unique while their objects live
+    todo = [value]
+    while todo:
+        o = todo.pop()
+        kind = kind_of(o)
+        if kind is None or id(o) in seen or isinstance(o, type):
+            continue
+        seen.add(id(o))
+        held.append(o)
+        yield o
+        todo.extend(kind.children(o))
+
+
+def _holders(table: Table) -> Iterator[tuple[int, Any, Kind]]:
+    for number, (o, kind) in enumerate(zip(table.objs, table.kinds, strict=True)):
+        if number > 1 and kind is not definitions.CLASS:
+            yield number, o, kind
