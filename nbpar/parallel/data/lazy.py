@@ -22,7 +22,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_iter
 
 from nbpar.errors import Unsupported
-from nbpar.parallel.data.border import Enter, Leave, LeaveNumber
+from nbpar.parallel.data.border import Enter, Leave, LeaveNumber, LeaveSame
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.gradients import AHEAD_OF_DATA, TOO_LATE
 from nbpar.parallel.data.layouts import Layout
@@ -105,18 +105,8 @@ class Wait(Function):
         return Enter.apply(grad, ROWS_FIRST, ctx.call) * ctx.call.ranks.size, None
 
 
-class Through(Function):
+class Through(LeaveSame):
     """From one split call into the next: Leave and Enter cancel each other."""
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor, call: Call) -> Tensor:
-        ctx.call = call
-        return local.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        ctx.call.reached()
-        return grad, None
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,6 @@ class Unsuited(Unlike):
     """The whole call cannot be run on these values: no evidence."""
 
 
-def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:
-    """Whether a plan holds for this call too, by a short look. Collective."""
-    candidate = Candidate(plan.base, flat[plan.base].shape[plan.dim], plan.cuts)
-    kept, streams = State(subject.modules), Streams.now()
-    try:
-        return Trial(subject, flat, spec, candidate, gradients).again(plan)
-    finally:
-        kept.put_back()
-        streams.put_back()
-
-
 @dataclass
 class WholeRun:
     """What a whole call gave."""
