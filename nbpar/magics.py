@@ -10,6 +10,7 @@ from traitlets import Unicode
 
 from nbpar import options, ranks
 from nbpar.display import show
+from nbpar.display.stream import name_ranks
 from nbpar.errors import OptionError
 from nbpar.ranks.world import Settings
 
@@ -99,15 +100,21 @@ def numbered(line: str, cell: str) -> str:
 
 
 def describe(running: Any) -> str:
-    """'2 ranks on host: process 12, 13; MPICH …; torch …; 1 thread each'."""
-    from nbpar.ranks import machine
-
+    """'2 ranks on host (processes 12, 13), MPICH …, torch …, 1 thread each.'"""
     facts = running.facts
-    hosts = ", ".join(dict.fromkeys(running.hosts))
-    processes = ", ".join(str(pid) for pid in running.pids)
-    threads = machine.threads(running.size)
-    text = f"{running.size} ranks on {hosts} (processes {processes}), {facts[0]['mpi']}, torch {facts[0]['torch']}"
+    hosts: dict[str, list[int]] = {}
+    for rank, host in enumerate(running.hosts):
+        hosts.setdefault(host, []).append(rank)
+    where = []
+    for host, there in hosts.items():
+        processes = ", ".join(str(running.pids[rank]) for rank in there)
+        where.append(f"{host} ({f'ranks {name_ranks(there)}, ' if len(hosts) > 1 else ''}processes {processes})")
+    threads = min(fact["threads"] for fact in facts)
+    text = f"{running.size} ranks on {', '.join(where)}, {facts[0]['mpi']}, torch {facts[0]['torch']}"
     text += f", {threads} thread{'s' if threads > 1 else ''} each."
-    if running.settings.device == "cpu" and running.size > machine.cores():
-        text += f" There are more ranks than cores ({machine.cores()}): they take turns, so expect no speed-up."
+    crowded = [host for host, there in hosts.items() if len(there) > facts[there[0]]["cores"]]
+    if running.settings.device == "cpu" and crowded:
+        cores = facts[hosts[crowded[0]][0]]["cores"]
+        which = f" on {crowded[0]}" if len(hosts) > 1 else ""
+        text += f" There are more ranks than cores ({cores}){which}: they take turns, so expect no speed-up."
     return text

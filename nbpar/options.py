@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from nbpar.errors import OptionError, suggest
+from nbpar.ranks import hosts as places
 
 
 def ranks(text: str) -> tuple[int, ...]:
@@ -47,6 +48,14 @@ def panels(text: str) -> tuple[str, ...]:
         if name not in PANELS:
             raise argparse.ArgumentTypeError(f"there is no panel {name!r}.{suggest(name, PANELS)} Panels: {', '.join(PANELS)}")
     return given
+
+
+def hosts(text: str) -> tuple[places.Host, ...]:
+    """'a:4,b:4': hosts, and how many ranks each takes."""
+    try:
+        return places.read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def seconds(text: str) -> float:
@@ -93,6 +102,7 @@ WORLD = (
     Option("--backend", "what torch.distributed uses", str, "NAME", choices=("mpi", "gloo", "nccl")),
     Option("--mpiexec", "the MPI launcher (default: see `%parallel?`)", str, "PATH"),
     Option("--mpi-args", "more options for the launcher", str, '"…"'),
+    Option("--hosts", "the machines that ranks run on, and how many on each (default: this one)", hosts, "a:4,b:4"),
     Option("--interface", "talk to the ranks over TCP with CURVE on this address (default: Unix sockets)", str, "ADDRESS"),
     Option("--device", "where ranks compute by default", str, "cpu|cuda", choices=("cpu", "cuda")),
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,15 +58,19 @@ class Notebook:
     """Use as a context manager. `run` raises AssertionError when the cell fails, unless `fails` says that it may.
 
     kernel: an installed kernelspec; without one, ipykernel's kernel in which the extension is then loaded.
+    within: the beginning of a command line that runs that kernel elsewhere, on this file system.
     """
 
-    def __init__(self, *, extension: bool = True, kernel: str = "", **start: Any) -> None:
+    def __init__(self, *, extension: bool = True, kernel: str = "", within: Sequence[str] = (), **start: Any) -> None:
         self._extension, self._kernel, self._start = extension and not kernel, kernel, start
+        self._within = within
 
     def __enter__(self) -> Notebook:
         self.manager = KernelManager(kernel_name=self._kernel or "python3")
+        if self._within:
+            self.manager.transport, self.manager.ip = "ipc", tempfile.mkdtemp(prefix="nbpar-test-") + "/kernel"
         if not self._kernel:
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            argv = [*self._within, sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             self.manager._kernel_spec = KernelSpec(argv=argv, display_name="test", language="python")
         self.manager.start_kernel(**self._start)
         self.client = self.manager.blocking_client()
@@ -76,6 +84,8 @@ class Notebook:
         self.client.stop_channels()
         if self.manager.is_alive():
             self.manager.shutdown_kernel(now=False)
+        if self._within:
+            shutil.rmtree(os.path.dirname(self.manager.ip))
 
     def send(self, code: str) -> str:
         self._sent = time.perf_counter()

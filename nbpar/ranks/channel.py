@@ -25,9 +25,12 @@ from typing import Any
 
 import zmq
 
-ADDRESS = "NBPAR_ADDRESS"  # environment variable that leads a rank to its kernel: a folder, or host and two ports
+from nbpar.ranks.guard import ADDRESS, FOLDER
+
 KEY = "NBPAR_KEY"  # environment variable with the hub's public key, across hosts
 HANDSHAKE = 2000  # milliseconds that a connection may take to say who it is
+# Milliseconds, across hosts: between two signs of life; without one until the other end counts as gone.
+HEARTBEAT, SILENCE = 500, 2500
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Hub:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
         if self._keys:
+            keep_alive(socket)
             socket.curve_server = True
             socket.curve_publickey, socket.curve_secretkey = self._keys
         return socket
@@ -123,10 +127,18 @@ def connect(role: str, rank: int, context: zmq.Context[Any] | None = None) -> zm
     socket.setsockopt(zmq.IDENTITY, f"{role}-{rank}".encode())
     socket.setsockopt(zmq.LINGER, 500)
     if key := os.environ.get(KEY):
+        keep_alive(socket)
         socket.curve_serverkey = key.encode()
         socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
     socket.connect(endpoint("cells" if role == "main" else "side"))
     return socket
+
+
+def keep_alive(socket: zmq.Socket[bytes]) -> None:
+    """Across hosts a connection can end without a word: the other host was cut off, or fell."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, SILENCE)
 
 
 def endpoint(name: str) -> str:
@@ -136,9 +148,8 @@ def endpoint(name: str) -> str:
 
 
 def folder() -> str:
-    """Where this rank's own sockets go: the hub's folder, or one on this host."""
-    place = os.environ[ADDRESS]
-    return place.removeprefix("ipc://") if place.startswith("ipc://") else tempfile.mkdtemp(prefix="nbpar-")
+    """Where this rank's own sockets go: the hub's folder, or one on this host, of this rank's guard."""
+    return os.environ[FOLDER] or os.environ[ADDRESS].removeprefix("ipc://")
 
 
 def open_door(rank: int, context: zmq.Context[Any] | None = None) -> zmq.Socket[bytes]:

@@ -16,10 +16,13 @@ import shutil
 import signal
 import struct
 import sys
+import tempfile
 import time
 from typing import Any
 
+ADDRESS = "NBPAR_ADDRESS"  # environment variable that leads a rank to its kernel: a folder, or host and two ports
 KERNEL = "NBPAR_KERNEL"  # environment variable "host:pid" of the kernel
+FOLDER = "NBPAR_FOLDER"  # environment variable with a folder for the rank's sockets, where it cannot use the kernel's
 INTERRUPT = struct.Struct("qq")  # cell, number of the interrupt
 GRACE = 0.3  # seconds for the last message to leave
 MEMORY_RECORDS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")  # of this host, and of this container
@@ -31,6 +34,7 @@ def fork_guarded(rank: int) -> mmap.mmap:
     The parent never returns.
     """
     shared = mmap.mmap(-1, INTERRUPT.size)
+    os.environ[FOLDER] = "" if os.environ[ADDRESS].startswith("ipc://") else tempfile.mkdtemp(prefix="nbpar-")
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # from MPICH's launcher when another process has ended
     child = os.fork()
     if child == 0:
@@ -41,6 +45,7 @@ def fork_guarded(rank: int) -> mmap.mmap:
         status = watch(child, rank, shared)
     finally:
         kill_group(child)
+        shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
     os._exit(status)
 
 
@@ -60,7 +65,7 @@ def watch(child: int, rank: int, shared: mmap.mmap) -> int:
     """Waits until the rank ends or the kernel is gone; the rank's exit status for the launcher."""
     import zmq
 
-    from nbpar.ranks.channel import ADDRESS, Message, connect, folder, receive, send
+    from nbpar.ranks.channel import Message, connect, folder, receive, send
 
     socket = connect("guard", rank)
     monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)

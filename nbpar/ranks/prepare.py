@@ -13,6 +13,21 @@ def rank_from_launcher() -> int:
     return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
 
 
+def local_size() -> int:
+    """Ranks on this host, from what the launcher set; all of them where it set nothing."""
+    names = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE", "NBPAR_SIZE")
+    return next(int(os.environ[name]) for name in names if name in os.environ)
+
+
+def share_cores() -> int:
+    """Threads of this rank, so that the ranks of this host use its cores once. Set before a library starts any."""
+    from nbpar.ranks import machine
+
+    threads = int(os.environ.get("SLURM_CPUS_PER_TASK") or machine.threads(local_size()))
+    os.environ.update({f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")})
+    return threads
+
+
 def prepare_device() -> str:
     """The device that this rank computes on by default; GPUs are shared out by local rank."""
     import torch

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import sys
 import time
 import traceback
@@ -18,7 +19,7 @@ from typing import Any
 
 from nbpar.ranks.guard import fork_guarded
 from nbpar.ranks.interrupt import Interrupt
-from nbpar.ranks.prepare import prepare_device, rank_from_launcher, seed_everything, unlink_shared_memory
+from nbpar.ranks.prepare import prepare_device, rank_from_launcher, seed_everything, share_cores, unlink_shared_memory
 
 IDLE = 300  # milliseconds without work after which a rank imports what torch imports when it first makes an optimiser (1.5 s)
 
@@ -48,11 +49,14 @@ class Rank:
 
     def prepare(self) -> dict[str, Any]:
         """Imports all that is heavy, joins the other ranks, and returns what the kernel wants to know."""
+        threads = share_cores()
         import torch
         from mpi4py import MPI
 
+        import nbpar
         from nbpar import comm, parallel
         from nbpar.comm import patient
+        from nbpar.ranks import machine
         from nbpar.ranks.progress import Progress
         from nbpar.ranks.shell import make_shell
         from nbpar.ranks.steps import Steps
@@ -60,7 +64,7 @@ class Rank:
         from nbpar.values.random_state import RandomStates
 
         world = MPI.COMM_WORLD
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(threads)
         device = prepare_device()
         if world.size == int(os.environ["NBPAR_SIZE"]):
             comm.join(world, os.environ["NBPAR_BACKEND"])
@@ -68,7 +72,7 @@ class Rank:
             unlink_shared_memory(world)
         self.comm, self.patient, self.parallel = comm, patient, parallel
         self.shell = make_shell(self.outlet)
-        self.values = RankEnd(self.shell.user_ns, self.rank, world.size)
+        self.values = RankEnd(self.shell.user_ns, self.rank, world.size, shared=os.environ["NBPAR_SPREAD"] == "0")
         self.random = RandomStates()
         self.io.steps = self.steps = Steps(self.snapshot)
         self.io.progress = self.progress = Progress(comm.trace)
@@ -84,6 +88,10 @@ class Rank:
             "size": world.size,
             "mpi": library,
             "torch": torch.__version__,
+            "python": platform.python_version(),
+            "nbpar": nbpar.__version__,
+            "threads": threads,
+            "cores": machine.cores(),
             "device": device,
         }
 

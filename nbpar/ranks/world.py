@@ -13,18 +13,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from nbpar.display.stream import name_ranks
 from nbpar.errors import LaunchError, OptionError, RankDied
 from nbpar.ranks import guard, launch, machine
-from nbpar.ranks.channel import Hub, Message
+from nbpar.ranks import hosts as places
+from nbpar.ranks.channel import KEY, Hub, Message
 from nbpar.values import KernelEnd
 
 START_SECONDS = 120  # a cold disk can take long to import torch
+ONE_HOST = {"UCX_TLS": "self,sm"}  # MPICH's transport: no network, no listening port
+LOOK = 0.5  # seconds between two looks at whether all hosts are there
+ALIKE = {"nbpar": "nbpar", "python": "Python", "torch": "torch", "mpi": "MPI"}  # facts that must agree
 SETTLE = 0.25  # seconds for what follows from a death: other deaths, and the launcher's own end
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may choose about a world. interface: None for Unix sockets, else where to listen for ranks, encrypted."""
+    """What a person may choose about a world.
+
+    interface: where to listen for ranks, encrypted. None: where the hosts are reached from, on one host Unix sockets.
+    """
 
     size: int | None = None
     backend: str = "mpi"
@@ -32,6 +40,16 @@ class Settings:
     mpi_args: str = ""
     device: str = "cpu"
     interface: str | None = None
+    hosts: tuple[places.Host, ...] = ()
+
+    @property
+    def most(self) -> int:
+        """How many ranks there may be."""
+        return sum(host.slots for host in self.hosts) if self.hosts else 512 if places.slurm_size() is None else 8192
+
+    @property
+    def default_size(self) -> int:
+        return self.most if self.hosts else places.slurm_size() or machine.default_size()
 
 
 class World:
@@ -42,9 +60,10 @@ class World:
     """
 
     def __init__(self, settings: Settings, namespace: dict[str, Any]) -> None:
-        size = machine.default_size() if settings.size is None else settings.size
-        if not 1 <= size <= 512:
-            raise OptionError(f"-n {size}: a world on this host has between 1 and 512 ranks. Type for example `-n 2`.")
+        size = settings.default_size if settings.size is None else settings.size
+        if not 1 <= size <= settings.most:
+            where = "these hosts" if settings.hosts else "this host"
+            raise OptionError(f"-n {size}: a world on {where} has between 1 and {settings.most} ranks. Type for example `-n 2`.")
         self.settings, self.size = settings, size
         self.namespace = namespace
         self.facts: list[dict[str, Any]] = []
@@ -54,6 +73,8 @@ class World:
         self.cell = 0
         self.hurt = False
         self.values = KernelEnd(namespace, size)
+        self.spread = False  # over several hosts
+        self._look_at = 0.0
         self._interrupts = 0  # so far
         self._hub: Hub | None = None
         self._launcher: subprocess.Popen[bytes] | None = None
@@ -91,7 +112,8 @@ class World:
         """Starts the ranks and waits until each has reported. Does nothing if they run. Raises LaunchError."""
         if self.running:
             return self
-        launcher = launch.find(self.settings.mpiexec, self.settings.mpi_args)
+        settings = self.settings
+        launcher = launch.find(settings.mpiexec, full=bool(settings.mpi_args or settings.hosts))
         try:
             self._start(launcher)
         except LaunchError as error:
@@ -101,15 +123,20 @@ class World:
         return self
 
     def _start(self, launcher: launch.Launcher) -> None:
-        self._hub = Hub(self.settings.interface)
+        settings = self.settings
+        names = [host.name for host in settings.hosts] or (places.of_slurm() if launcher.kind == "srun" else ())
+        self.spread = bool(names)
+        interface = settings.interface or (places.own_address(names) if names else None)
+        self._hub = Hub(interface)
         self._log = tempfile.TemporaryFile()
         self.facts, self.last_lines, self.hurt = [], {}, False
         self.produced = dict.fromkeys(range(self.size), 0)
         self.sent_sources = set()
         try:
+            own = self._environment(self._hub.environment)
             self._launcher = subprocess.Popen(
-                launcher.command(self.size, self.settings.mpi_args),
-                env=self._environment(self._hub.environment),
+                launcher.command(self.size, settings.mpi_args, settings.hosts, own),
+                env={**({} if names else ONE_HOST), **os.environ, **own},
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
@@ -119,7 +146,7 @@ class World:
         except BaseException:
             self._tear_down()
             raise
-        self.values = KernelEnd(self.namespace, self.size)
+        self.values = KernelEnd(self.namespace, self.size, shared=not self.spread)
 
     def stop(self) -> None:
         """Ends the ranks; nothing of them is left when it returns. What the notebook holds stays."""
@@ -144,32 +171,33 @@ class World:
         return self.start()
 
     def _environment(self, channel: dict[str, str]) -> dict[str, str]:
-        threads = str(machine.threads(self.size))
+        """What the ranks must have, besides what the notebook has."""
         here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join(dict.fromkeys([here, *(p for p in sys.path if p)]))
-        own = {
+        return {
             **channel,
             guard.KERNEL: f"{os.uname().nodename}:{os.getpid()}",
             "NBPAR_SIZE": str(self.size),
+            "NBPAR_SPREAD": str(int(self.spread)),
             "NBPAR_BACKEND": self.settings.backend,
             "NBPAR_DEVICE": self.settings.device,
             "NBPAR_SEED": str(secrets.randbelow(2**31)),
             "PYTHONHASHSEED": str(secrets.randbelow(2**32)),
             "PYTHONPATH": path,
-            **{f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")},
         }
-        one_host = {"UCX_TLS": "self,sm"}  # MPICH's transport: no network, no listening port
-        return {**one_host, **os.environ, **own}
 
     def _handshake(self, launcher: launch.Launcher) -> list[dict[str, Any]]:
         assert self._hub and self._launcher and self._log
         facts: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + START_SECONDS
-        while len(facts) < self.size:
+        guarded: set[int] = set()
+        while len(facts) < self.size or len(guarded) < self.size:
             ended = self._launcher.poll() is not None
             for message in self._hub.receive(SETTLE if ended else 0.1):
                 if message.kind == "ready":
                     facts[message.rank] = message.header
+                elif message.kind == "guard":
+                    guarded.add(message.rank)
                 elif message.kind == "output":
                     self._log.write("".join(str(text) for _, text in message.header).encode())
                 elif message.kind == "failed":
@@ -181,15 +209,23 @@ class World:
                 what = f"it ended with {self._launcher.returncode} before the ranks were ready"
                 raise LaunchError(self._explain(launcher, what), early=True)
             if time.monotonic() > deadline:
-                missing = sorted(set(range(self.size)) - set(facts))
-                raise LaunchError(self._explain(launcher, f"after {START_SECONDS} s nothing was heard of ranks {missing}"))
+                missing = name_ranks(sorted(set(range(self.size)) - set(facts)))
+                raise LaunchError(self._explain(launcher, f"after {START_SECONDS} s nothing was heard of rank {missing}"))
             if any(fact["size"] != self.size for fact in facts.values()):
                 library = next(iter(facts.values()))["mpi"]
                 raise LaunchError(
                     f"{launcher.path} started {self.size} processes, but each believes that it is alone: the launcher does "
                     f"not belong to the MPI library that mpi4py loads ({library}). Type `%parallel start --mpiexec PATH`."
                 )
+        self._check_alike(facts)
         return [facts[rank] for rank in range(self.size)]
+
+    def _check_alike(self, facts: dict[int, dict[str, Any]]) -> None:
+        for name, what in ALIKE.items():
+            found = {fact[name]: fact["host"] for fact in facts.values()}
+            if len(found) > 1:
+                versions = ", ".join(f"{version} on {host}" for version, host in found.items())
+                raise LaunchError(f"The hosts do not have the same {what}: {versions}. Use one environment on all of them.")
 
     def _explain(self, launcher: launch.Launcher, what: str) -> str:
         text = f"The ranks did not start: {what}.\nLauncher: {launcher.path} ({launcher.why})."
@@ -201,7 +237,9 @@ class World:
         if self._log is None:
             return ""
         self._log.seek(0)
-        return self._log.read().decode(errors="replace").strip()[-2000:]
+        text = self._log.read().decode(errors="replace")
+        key = self._hub.environment.get(KEY) if self._hub else None
+        return (text.replace(key, "…") if key else text).strip()[-2000:]  # launchers can be told to print the environment
 
     def _tear_down(self) -> None:
         """Ends all processes by their ids: the ranks by way of their guards, the launcher by its process group, our own."""
@@ -282,18 +320,32 @@ class World:
                 yield message
         if self._launcher.poll() is not None:
             raise self._fell(next((m for m in self._hub.receive(SETTLE) if m.kind == "exit"), None))
+        if self.spread and time.monotonic() >= self._look_at:
+            self._look_for_hosts()
+
+    def _look_for_hosts(self) -> None:
+        """A host that was cut off says nothing; its connections end for want of heartbeats."""
+        assert self._hub
+        self._look_at = time.monotonic() + LOOK
+        gone = [rank for rank in range(self.size) if not self._hub.send("guard", rank, Message("there"))]
+        if not gone:
+            return
+        if last := next((m for m in self._hub.receive(SETTLE) if m.kind == "exit"), None):
+            raise self._fell(last)
+        host = self.facts[gone[0]]["host"]
+        there, lost = [rank for rank in gone if self.facts[rank]["host"] == host], self.lost()
+        self._tear_down()
+        text = f"{host} cannot be reached any more: nothing was heard of rank {name_ranks(there)}. {after(lost)}"
+        raise RankDied(text, rank=there[0], host=host, reason="its host cannot be reached")
 
     def _fell(self, first: Message | None) -> RankDied:
         """A rank ended: the error that says so. The launcher ends the others, and we see to it."""
         status = self._launcher.poll() if self._launcher else None
         facts, lost = self.facts, self.lost()
         self._tear_down()
-        after = "Its variables are in the notebook; the next %%parallel cell starts new ranks."
-        if lost:
-            after = f"{lost} The other variables are in the notebook; the next %%parallel cell starts new ranks."
         if first is None:
             return RankDied(
-                f"The launcher ended ({describe_exit(status or 0)}) and took the ranks with it. {after}",
+                f"The launcher ended ({describe_exit(status or 0)}) and took the ranks with it. {after(lost)}",
                 rank=-1, host=os.uname().nodename, reason=describe_exit(status or 0),
             )  # fmt: skip
         rank, reason = first.rank, describe_exit(first.header["code"])
@@ -303,7 +355,13 @@ class World:
         text = f"rank {rank} (process {pid} on {host}) ended: {reason}."
         if line := self.last_lines.get(rank):
             text += f" Its last line of output: {line!r}."
-        return RankDied(f"{text} {after}", rank=rank, host=host, reason=reason)
+        return RankDied(f"{text} {after(lost)}", rank=rank, host=host, reason=reason)
+
+
+def after(lost: str) -> str:
+    """What a death means for the variables, and what comes next."""
+    kept = f"{lost} The other variables" if lost else "Its variables"
+    return f"{kept} are in the notebook; the next %%parallel cell starts new ranks."
 
 
 def describe_exit(code: int) -> str:
