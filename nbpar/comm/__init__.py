@@ -1,8 +1,22 @@
 """torch.distributed over mpi4py, traced, with waits that can be ended."""
 
-from .join import all_reduce_, join, leave, meet_at_end, renew, watch
+from .join import all_reduce_, join, leave, meet_at_end, renew, sum_over, watch
 from .state import joined as world
 from .trace import Call, Summary, Trace, trace
 from .waiting import abort
 
-__all__ = ["Call", "Summary", "Trace", "abort", "all_reduce_", "join", "leave", "meet_at_end", "renew", "trace", "watch", "world"]
+__all__ = [
+    "Call",
+    "Summary",
+    "Trace",
+    "abort",
+    "all_reduce_",
+    "join",
+    "leave",
+    "meet_at_end",
+    "renew",
+    "sum_over",
+    "trace",
+    "watch",
+    "world",
+]

@@ -52,11 +52,11 @@ def attempt(  # noqa: PLR0917
         versions = [(value, value._version) for value in entered if isinstance(value, Tensor) and not value.is_inference()]
         args, kwargs = tree_unflatten(entered, spec)
         with context.inside(call), watch or nullcontext():
-            output = run(*args, **kwargs)
+            output = call.ranks.alone(lambda: run(*args, **kwargs))
         found = Local(*flatten(output))
         if any(tensor._version != version for tensor, version in versions):
             raise Unlike("it changes an argument in place")
-        words = [word((str(found.spec), *accept(found))), trace(subject, found, start, call)]
+        words = [word((str(found.spec), call.ranks.homes(found.values), *accept(found))), trace(subject, found, start, call)]
         ok = True
     except Unlike as error:
         why = str(error)
@@ -69,7 +69,7 @@ def attempt(  # noqa: PLR0917
     call.over = True
     together, equal, _ = call.ranks.agree(ok, words[0], words[1])
     if not together or not equal[0] or found is None:
-        return why
+        return why if not together else "its results are of different kinds, or on different ranks, for different rows"
     call.even = equal[1] and not call.hidden
     if not call.even:
         known: list[Tensor] = [leaf for leaf in subject.parameters if leaf.requires_grad and leaf.is_leaf]

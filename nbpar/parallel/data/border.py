@@ -15,13 +15,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.autograd import Function
 
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.layouts import How, Layout
+from nbpar.parallel.inner import Inner
 
 
-class Enter(Function):
+class Enter(Inner):
+    entrance = True
+
     @staticmethod
     def forward(ctx: Any, whole: Tensor, layout: Layout, call: Call) -> Tensor:
         ctx.layout, ctx.call = layout, call
@@ -32,7 +34,7 @@ class Enter(Function):
         return Leave.apply(grad, ctx.layout, ctx.call) / ctx.call.ranks.size, None, None
 
 
-class Leave(Function):
+class Leave(Inner):
     @staticmethod
     def forward(ctx: Any, local: Tensor, layout: Layout, call: Call) -> Tensor:
         ctx.layout, ctx.call = layout, call
@@ -44,7 +46,7 @@ class Leave(Function):
         return Enter.apply(grad, ctx.layout, ctx.call) * ctx.call.ranks.size, None, None
 
 
-class LeaveNumber(Function):
+class LeaveNumber(Inner):
     @staticmethod
     def forward(ctx: Any, local: Tensor, weight: float, call: Call) -> Tensor:
         ctx.weight, ctx.call = weight, call
@@ -56,7 +58,7 @@ class LeaveNumber(Function):
         return grad * (ctx.weight * ctx.call.ranks.size), None, None
 
 
-class LeaveSame(Function):
+class LeaveSame(Inner):
     """A value that is alike on all ranks already; its gradients still come from the call."""
 
     @staticmethod
@@ -70,7 +72,7 @@ class LeaveSame(Function):
         return grad, None
 
 
-class SumRanks(Function):
+class SumRanks(Inner):
     @staticmethod
     def forward(ctx: Any, local: Tensor, call: Call) -> Tensor:
         ctx.call = call

@@ -97,7 +97,7 @@ class Splitter:
         knowledge = known.setdefault(subject.key, Knowledge())
         knowledge.begin(self.serial)
         ranks = self.gradients.ranks
-        key = (ranks.size, kind(flat, subject.training, ranks.size, batch_dim))
+        key = (ranks.kind, kind(flat, subject.training, ranks.size, batch_dim))
         plan = refused_before(subject) or knowledge.plans.get(key)
         if plan is None:
             plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nbpar.parallel.data.ranks import Ranks
@@ -21,14 +20,12 @@ def updated_on_root(ranks: Ranks) -> Iterator[None]:
     """After each optimiser's step, every rank has the weights of rank 0."""
 
     def send(optimiser: Any, args: Any, kwargs: Any) -> None:
-        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-        kinds = {(weight.dtype, weight.device) for weight in weights}
-        with torch.no_grad():
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            weights = [weight for group in optimiser.param_groups for weight in group["params"] if not weight.is_meta]
+            kinds = {(weight.dtype, weight.device) for weight in weights}
             for kind in sorted(kinds, key=str):
                 same = [weight for weight in weights if (weight.dtype, weight.device) == kind]
-                flat = torch.cat([weight.reshape(-1) for weight in same])
-                ranks.counts["weights"] += 1
-                dist.broadcast(flat, 0)
+                flat = ranks.from_root(torch.cat([weight.reshape(-1) for weight in same]))
                 if ranks.rank:
                     for weight, part in zip(same, flat.split([weight.numel() for weight in same]), strict=True):
                         weight.copy_(part.view(weight.shape))

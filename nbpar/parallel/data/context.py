@@ -25,6 +25,7 @@ class Call:
     """One split call, which its autograd nodes keep.
 
     leaves: tensors whose gradients come from this call, alike on all ranks. even: all ranks reach the same of them.
+    plan: how it is split; None in a trial.
     """
 
     share: Share
@@ -36,6 +37,7 @@ class Call:
     reads_allowed: bool = True
     local_batchnorm: bool = False
     over: bool = False
+    plan: Any = None
     draws: Any = None
     statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of BatchNorm over each rank's own rows
 
@@ -74,11 +76,37 @@ def watching(watcher: Any) -> Iterator[None]:
         record = None
 
 
+unseen = False  # what is read meanwhile is this package's business
+
+
+@contextmanager
+def reading_unseen() -> Iterator[None]:
+    """Nothing is told of what Python reads."""
+    global unseen
+    before, unseen = unseen, True
+    try:
+        yield
+    finally:
+        unseen = before
+
+
 def read(tensor: Tensor) -> None:
     """Python reads a tensor's value. Raises Stopped in a split call that was not seen to do so."""
+    if unseen:
+        return
     if record is not None:
         record.read(tensor)
     elif running is not None and not running.over and not running.reads_allowed:
+        raise Stopped("Python reads a value in it that its first call did not read")
+
+
+def read_remote() -> None:
+    """Python reads a value that other ranks hold, which may depend on the rows: a call that does so is not split."""
+    if unseen:
+        return
+    if record is not None:
+        record.reads = record.reads_rows = True
+    elif running is not None and not running.over:
         raise Stopped("Python reads a value in it that its first call did not read")
 
 

@@ -26,11 +26,16 @@ UNCUTTABLE = {"_standard_gamma", "_sample_dirichlet", "poisson", "binomial", "rr
 
 
 def is_draw(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    if torch.Tag.nondeterministic_seeded not in function.tags:
+    if torch.Tag.nondeterministic_seeded not in function.tags or on_meta(args, kwargs):
         return False
     if "attention" in function._schema.name:  # tagged, but at dropout 0 it draws nothing
         return bool(argument(function, "dropout_p", args, kwargs))
     return True
+
+
+def on_meta(args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether nothing is drawn, as there are no values to draw."""
+    return getattr(kwargs.get("device"), "type", "") == "meta" or any(isinstance(arg, Tensor) and arg.is_meta for arg in args)
 
 
 def argument(function: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -16,17 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from nbpar.errors import Unsupported
 from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.ranks import Ranks
+from nbpar.parallel.inner import Inner
 from nbpar.parallel.patch import patched
 
 BUCKET = 32 << 20  # bytes in one collective
 ALONE = 2 << 20  # a gradient of this many bytes is reduced where it is, without a copy
-ENTRANCES = ("EnterBackward", "ThroughBackward")  # nodes behind which another call, or none, begins
 AHEAD_OF_DATA = "_nbpar_ahead"  # an attribute of tensors that others were made from before they had data
 TOO_LATE = "The gradient of a model's large output is asked for after its loss was made. Take a copy: `logits = model(x).clone()`."
 OUTSIDE = "nbpar: made outside a split call"
@@ -185,7 +184,7 @@ def first_hook(leaf: Tensor, hook: Callable[[Tensor], Tensor]) -> Any:
     return handle
 
 
-class Average(Function):
+class Average(Inner):
     """The ranks' average of several gradients, in one node."""
 
     @staticmethod
@@ -243,7 +242,7 @@ def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 def average_sparse(tensor: Tensor, ranks: Ranks) -> None:
     """A sparse gradient (`nn.Embedding(sparse=True)`) stays sparse."""
     own = tensor.coalesce()
-    parts = ranks.objects((own.indices(), own.values()))
+    parts = ranks.objects((own.indices(), own.values()), ranks.group)
     indices = torch.cat([part[0] for part in parts], dim=1)
     values = torch.cat([part[1] for part in parts]) / ranks.size
     with torch.no_grad():
@@ -270,14 +269,19 @@ def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any]
             leaves.append(variable)
         elif node._sequence_nr() < start:
             outside.append(node)
-        elif (name := node.name()) not in ENTRANCES:
-            hidden |= name == "CheckpointFunctionBackward"
+        elif not is_entrance(node):
+            hidden |= node.name() == "CheckpointFunctionBackward"
             for following, _ in node.next_functions:
                 if following is not None and following not in seen:
                     seen.add(following)
                     stack.append(following)
     leaves += [tensor for tensor in outputs if tensor.grad_fn is None and tensor.requires_grad]
     return leaves, outside, hidden
+
+
+def is_entrance(node: Any) -> bool:
+    """Whether another call, or none, begins behind this node."""
+    return getattr(getattr(node, "_forward_cls", None), "entrance", False)
 
 
 def average_outside(nodes: Sequence[Any], call: Call) -> None:

@@ -18,7 +18,6 @@ from weakref import WeakSet, ref
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
 from torch.utils._pytree import tree_iter
 
 from nbpar.errors import Unsupported
@@ -28,6 +27,7 @@ from nbpar.parallel.data.gradients import AHEAD_OF_DATA, TOO_LATE
 from nbpar.parallel.data.layouts import Layout
 from nbpar.parallel.data.losses import denominator
 from nbpar.parallel.data.ranks import Ranks
+from nbpar.parallel.inner import Inner
 
 LARGE = 1 << 20  # bytes of the whole tensor
 ROWS_FIRST = Layout(0)
@@ -88,7 +88,7 @@ class Lazy:
             vars(tensor).pop(AHEAD_OF_DATA, None)
 
 
-class Wait(Function):
+class Wait(Inner):
     """`Leave` of rows, but for the data."""
 
     @staticmethod
@@ -107,6 +107,8 @@ class Wait(Function):
 
 class Through(LeaveSame):
     """From one split call into the next: Leave and Enter cancel each other."""
+
+    entrance = True
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ class LocalGradients(Gradients):
                         leaf.grad = grad + new if create else grad.add_(new.detach())
 
     def _agree(self, leaves: Sequence[Tensor]) -> None:
-        if not self.ranks.agree(True, word([(tuple(leaf.shape), leaf.grad is not None) for leaf in leaves]), 0)[1][0]:
+        got = sorted((tuple(leaf.shape), leaf.grad is not None) for leaf in leaves)
+        if not self.ranks.agree(True, word(got), 0)[1][0]:
             raise Unsupported("Ranks have gradients for different tensors. Run this cell without --batch and --loss local.")
 
 

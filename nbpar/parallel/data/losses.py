@@ -16,7 +16,7 @@ def counted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The operator behind `F.cross_entropy` or `F.nll_loss`: its mean is over all ranks' labels that are not ignored."""
 
     def loss(input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, *smoothing: float) -> Tensor:
-        call = context.running
+        call = None if input.is_meta else context.running
         if call is None or reduction != MEAN or target.is_floating_point():
             return original(input, target, weight, reduction, ignore_index, *smoothing)
         total = original(input, target, weight, SUM, ignore_index, *smoothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -56,22 +57,37 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     if ranks.size == 1:
         yield
         return
+    every = ranks.objects((new_notes() if ranks.rank == 0 else "", streams()))
+    in_step = len({state for _, state in every}) == 1
+    with written_once(ranks.rank, every[0][0]), splitting(chosen, ranks, namespace, report, in_step=in_step):
+        yield
+
+
+@contextmanager
+def splitting(
+    chosen: Options,
+    ranks: Ranks,
+    namespace: dict[str, Any],
+    report: Report,
+    make: Callable[..., Splitter] = Splitter,
+    *,
+    in_step: bool = True,
+    eager: bool = False,
+) -> Iterator[None]:
+    """The batch is split over these ranks. in_step: their random states are the same. eager: large outputs are gathered at once."""
     local = bool(chosen.batch) or chosen.loss == "local"
     central = chosen.aggregate == "central"
-    notes = new_notes() if ranks.rank == 0 else ""
-    every = ranks.objects((notes, streams()))
-    in_step = len({state for _, state in every}) == 1
     gradients = LocalGradients(ranks, central, lambda: call.share.weight) if local else Gradients(ranks, central)
     call = call_of_cell(ranks, gradients, chosen.local_batchnorm)
     lazy = Lazy(ranks)
-    splitter = Splitter(gradients, report, lazy, chosen.batch_dim, chosen.local_batchnorm)
+    lazy.on = not eager
+    splitter = make(gradients, report, lazy, chosen.batch_dim, chosen.local_batchnorm)
     with ExitStack() as stack:
-        stack.enter_context(written_once(ranks.rank, every[0][0]))
         stack.enter_context(gradients.installed())
         if central:
             stack.enter_context(updated_on_root(ranks))
-        for owner, name, make in patches(splitter):
-            stack.enter_context(patched(owner, name, make))
+        for owner, name, change in patches(splitter):
+            stack.enter_context(patched(owner, name, change))
         if isinstance(gradients, LocalGradients):
             loaders = chosen.loss == "local"
             rows = cell_of_rows(chosen.batch, chosen.batch_dim or 0, loaders, gradients, call, namespace, report)
@@ -121,6 +137,7 @@ def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]
 def reading(original: Callable[..., Any]) -> Callable[..., Any]:
     """A method that gives a tensor's value to Python."""
 
+    @functools.wraps(original)  # torch knows its methods by name
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         if context.busy:
             context.read(self)

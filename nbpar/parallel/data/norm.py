@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from nbpar.parallel.data import context
 from nbpar.parallel.data.border import SumRanks
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.ranks import to_list
+from nbpar.parallel.inner import Inner
 
 
 def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -30,7 +30,7 @@ def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         eps: float,
         cudnn: bool,
     ) -> Tensor:
-        call = context.running
+        call = None if input.is_meta else context.running
         if call is not None and training and call.local_batchnorm and running_mean is not None and running_var is not None:
             call.statistics[id(running_mean)] = running_mean, running_var
         if call is None or not training or call.local_batchnorm:
@@ -52,7 +52,7 @@ def even_out(call: Call) -> None:
     tensors = [tensor for pair in call.statistics.values() for tensor in pair]
     if not tensors:
         return
-    with torch.no_grad():
+    with torch.no_grad(), torch._C.DisableTorchFunction():
         flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors]) * call.share.weight
         call.ranks.all_reduce(flat, "inside")
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
@@ -76,7 +76,7 @@ def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
     return mean_all.to(mean.dtype), var_all.to(var.dtype), total
 
 
-class Normalise(Function):
+class Normalise(Inner):
     @staticmethod
     def forward(  # noqa: PLR0917
         ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None,

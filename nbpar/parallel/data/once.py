@@ -46,7 +46,9 @@ class Once:
         self.setting, self.subject, self.plan, self.flat, self.spec = setting, subject, plan, flat, spec
         ranks = setting.gradients.ranks
         share = Share(ranks.sizes(flat[plan.base].shape[plan.dim]), ranks.rank)
-        self.call = Call(share, ranks, setting.gradients, reads_allowed=plan.reads, local_batchnorm=setting.local_batchnorm)
+        self.call = Call(
+            share, ranks, setting.gradients, reads_allowed=plan.reads, local_batchnorm=setting.local_batchnorm, plan=plan
+        )
         self.kept = state.State(subject.modules) if plan.state or not plan.verified else None
         self.streams = Streams.now() if plan.python_draws or not plan.verified else None
         self.torch_stream = torch.get_rng_state()
@@ -79,7 +81,9 @@ class Once:
             raise Unlike("it draws random numbers that its first call did not draw")
         if local.spec != self.plan.spec:
             raise Unlike("its result has another structure than that of its first call")
-        return [outline(value, how, self.call.share) for value, how in zip(local.values, self.plan.outputs, strict=True)]
+        left = [state.get(self.subject.modules, place) for place in self.plan.state]
+        outlines = [outline(value, how, self.call.share) for value, how in zip(local.values, self.plan.outputs, strict=True)]
+        return [*outlines, self.call.ranks.homes(left)]
 
     def leave(self, local: Tensor, how: How, call: Call) -> Tensor:
         return self.setting.lazy.leave(local, how, call) if isinstance(how, Layout) else leave(local, how, call)
@@ -97,7 +101,7 @@ class Once:
         args, kwargs = tree_unflatten(flat, self.spec)
         try:
             with self.setting.checking(self.flat), torch.no_grad(), context.inside(None), self.subject.untouched():
-                outputs, _ = flatten(self.subject.run(*args, **kwargs))
+                outputs, _ = flatten(self.call.ranks.together(lambda: self.subject.run(*args, **kwargs)))
             assert self.kept is not None
             return outputs, {place: value.detach().clone() for place, value in self.kept.changes().items()}
         except Exception:

@@ -30,7 +30,7 @@ class Candidate:
         return dict(self.cuts)[self.base].dim
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """How calls of this kind are split.
 

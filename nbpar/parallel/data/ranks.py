@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nbpar.comm import all_reduce_
+from nbpar.comm import sum_over
 
 MEETING = 1  # the word of a rank that is inside a call; the end of a call has larger ones
 
@@ -23,16 +23,40 @@ gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
 class Ranks:
-    """The default group. counts: collectives and bytes by name, for the report."""
+    """The ranks that share the rows: all of torch.distributed's, or a group of them.
 
-    def __init__(self) -> None:
-        self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
+    Values come together within the group; what all ranks must decide alike (`objects`, `agree`, `largest`) within the world.
+    column: which of the world's groups this is. counts: collectives and bytes by name, for the report.
+    """
+
+    column = 0
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        self.root = dist.get_global_rank(group, 0) if group is not None else 0
         self.counts: Counter[str] = Counter()
+
+    @property
+    def kind(self) -> Any:
+        """What is found out by trial holds for ranks of the same kind."""
+        return self.size
 
     def _count(self, name: str, tensor: Tensor) -> None:
         self.counts[name] += 1
         self.counts["bytes"] += tensor.numel() * tensor.element_size()
+
+    def homes(self, values: Sequence[Any]) -> Any:
+        """Where these values are, if not on every rank: what comes together must be in the same places."""
+
+    def alone(self, run: Callable[[], Any]) -> Any:
+        """Run what may fail on this rank's rows, and not on others'."""
+        return run()
+
+    def together(self, run: Callable[[], Any]) -> Any:
+        """Run what is the same on all ranks, and fails on all of them or on none."""
+        return run()
 
     def sizes(self, rows: int) -> tuple[int, ...]:
         """How many of the rows each rank has."""
@@ -41,13 +65,19 @@ class Ranks:
     def all_reduce(self, tensor: Tensor, name: str = "all-reduce") -> Tensor:
         """The sum over ranks, in place. The tensor must be contiguous."""
         self._count(name, tensor)
-        return all_reduce_(tensor)
+        return sum_over(self.group or dist.group.WORLD, tensor)
 
     def through_root(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, in place, made on rank 0 and sent from there."""
+        """The sum over ranks, in place, made on the first and sent from there."""
         self._count("gradients", tensor)
-        dist.reduce(tensor, 0)
-        dist.broadcast(tensor, 0)
+        dist.reduce(tensor, self.root, group=self.group)
+        dist.broadcast(tensor, self.root, group=self.group)
+        return tensor
+
+    def from_root(self, tensor: Tensor) -> Tensor:
+        """The first rank's tensor, in place."""
+        self._count("weights", tensor)
+        dist.broadcast(tensor, self.root, group=self.group)
         return tensor
 
     def gather(self, rows: Tensor, sizes: Sequence[int], name: str = "gather") -> Tensor:
@@ -61,16 +91,16 @@ class Ranks:
             rows = padded
         self._count(name, rows)
         out = rows.new_empty((most * self.size, *rows.shape[1:]))
-        gather_single(out, rows)
+        gather_single(out, rows, group=self.group)
         if min(sizes) != most:
             out = torch.cat([out[rank * most : rank * most + count] for rank, count in enumerate(sizes)])
         return out.bool() if as_bytes else out
 
-    def objects(self, value: Any) -> list[Any]:
-        """Every rank's small value."""
+    def objects(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+        """The small value of every rank of the world, or of a group."""
         self.counts["agreement"] += 1
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        values: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(values, value, group=group)
         return values
 
     def agree(
@@ -79,22 +109,23 @@ class Ranks:
         """Whether all ranks are ok, which of two words (below 2**53) are the same on all of them, and all ranks' payloads.
 
         One message of one size, whatever it says, so that ranks at different places still understand each other.
-        payload: float64, of at most ROOM numbers; (N, numbers) comes back.
+        payload: float64, of at most ROOM numbers; (N, numbers) comes back. With one, only the group is asked.
         """
         self.counts["agreement" if payload is None else "inside"] += 1
         said = torch.zeros(HEAD + ROOM, dtype=torch.float64)
         said[:HEAD] = torch.tensor((float(ok), float(first), float(second)), dtype=torch.float64)
         if payload is not None:
             said[HEAD : HEAD + payload.numel()] = payload
-        every = said.new_empty(self.size * said.numel())
-        gather_single(every, said)
-        rows = every.view(self.size, -1)
+        group = None if payload is None else self.group
+        every = said.new_empty(dist.get_world_size(group) * said.numel())
+        gather_single(every, said, group=group)
+        rows = every.view(-1, said.numel())
         oks, *words = zip(*to_list(rows[:, :HEAD]), strict=True)
         same = [len(set(word)) == 1 for word in words]
         return all(oks), same, None if payload is None else rows[:, HEAD : HEAD + payload.numel()]
 
     def largest(self, values: Sequence[float]) -> list[float]:
-        """The largest over ranks of each value."""
+        """The largest over the world of each value."""
         self.counts["agreement"] += 1
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)

@@ -43,14 +43,17 @@ class Subject:
         The tensors' own data stay as they are; what they show for the while is another. double: in float64.
         Gives a function that shows the disturbed weights afresh, should the call have written to them.
         """
-        weights: list[tuple[Tensor, Tensor]] = [(w, w.data) for w in self.parameters if w.is_floating_point()]
-        buffers = [b for module in self.modules for b in module._buffers.values() if b is not None and b.is_floating_point()]
+        with torch.inference_mode(False):
+            weights: list[tuple[Tensor, Tensor]] = [(w, w.data) for w in self.parameters if w.is_floating_point()]
+            buffers = [b for module in self.modules for b in module._buffers.values() if b is not None and b.is_floating_point()]
+            instead = [(b, b.data.double() if double else b.data.clone()) for b in buffers]
 
         def show() -> None:
-            for weight, data in weights:
-                weight.data = shaken(data, double)
+            with torch.inference_mode(False):  # data of the kind that weights have
+                for weight, data in weights:
+                    weight.data = shaken(data, double)
 
-        with shown(weights), shown([(buffer, buffer.data.double() if double else buffer.data.clone()) for buffer in buffers]):
+        with shown(weights), shown(instead):
             show()
             yield show
 
@@ -62,14 +65,17 @@ class Subject:
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """Whatever is written to the weights meanwhile is forgotten."""
-        with shown([(weight, weight.data.clone()) for weight in self.parameters]):
+        with torch.inference_mode(False):
+            copies: list[tuple[Tensor, Tensor]] = [(weight, weight.data.clone()) for weight in self.parameters]
+        with shown(copies):
             yield
 
 
 @contextmanager
 def shown(instead: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Tensors show other data for a while."""
-    kept = [(tensor, tensor.data) for tensor, _ in instead]
+    with torch.inference_mode(False):
+        kept = [(tensor, tensor.data) for tensor, _ in instead]
     try:
         for tensor, data in instead:
             tensor.data = data

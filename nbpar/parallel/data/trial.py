@@ -154,7 +154,7 @@ class Trial:
         start = now()
         try:
             with context.inside(None), context.watching(record), record:
-                output = self.subject.trial(*args, **kwargs)
+                output = self.ranks.together(lambda: self.subject.trial(*args, **kwargs))
         except Exception as error:
             raise Unsuited(f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}") from None
         values, spec = flatten(output)
@@ -248,9 +248,10 @@ class Trial:
         return result
 
     def agreed_layouts(self, layouts: list[Layout | None]) -> list[Layout | None]:
-        every = self.ranks.objects(layouts)
-        if any(other != every[0] for other in every):
-            raise Unlike("it draws other random numbers on other ranks")
+        found: dict[int, Any] = {}
+        for column, theirs in self.ranks.objects((self.ranks.column, layouts)):
+            if found.setdefault(column, theirs) != theirs:
+                raise Unlike("it draws other random numbers on other ranks")
         return layouts
 
     def settle(self, how: Any, local: Any, whole: Any) -> How | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from nbpar.errors import Unsupported
+from nbpar.parallel.inner import Inner
 
 from .channel import channel
 from .checkpoints import LINE, generator, reentrant
@@ -20,9 +21,10 @@ from .operands import own, tensors, value_of
 from .optimisers import group_as_on_one_device
 from .pure import Impure
 from .special import listening
-from .transfer import Inner, bring
+from .transfer import bring
 
 Call = Callable[[Callable[..., Any], nn.Module, Any, Any], Any]
+_REENTRANT = torch.utils.checkpoint.CheckpointFunction  # another mode may put its own in this place
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def _function_apply(original: Callable[..., Any], say: Callable[[str], None]) ->
     made: dict[tuple[type, int], type] = {}
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        nested = cls is torch.utils.checkpoint.CheckpointFunction
+        nested = cls is _REENTRANT
         if channel().in_step and nested:
             raise Impure("its reentrant checkpoint gives gradients outside of the graph")
         if channel().in_step or issubclass(cls, Inner):

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nbpar.errors import Unsupported
+from nbpar.parallel.inner import Inner
 
 from .channel import channel
 from .home import give
 from .operands import own, tensors
-from .transfer import Inner
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,18 @@ def tell_size(function: Callable[..., Any], args: Any, kwargs: Any, rank: int) -
     """Run a function whose results' sizes depend on values: the owner tells them."""
     link = channel()
     link.edge("size", rank, getattr(function, "__name__", ""))
-    said = None
+    said: Any = None
     if link.rank == rank:
-        out = function(*args, **kwargs)
-        leaves, tree = tree_flatten(out)
-        said = tree, [Result.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    tree, leaves = link.tell(said, rank)
+        try:
+            out = function(*args, **kwargs)
+            leaves, tree = tree_flatten(out)
+            said = tree, [Result.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        except Exception as error:
+            said = error
+    said = link.tell(said, rank)
+    if isinstance(said, Exception):
+        raise said
+    tree, leaves = said
     if link.rank != rank:
         inputs = [value for value in tensors((args, kwargs)) if value.requires_grad]
         made = [leaf.make(rank, inputs) if isinstance(leaf, Result) else leaf for leaf in leaves]

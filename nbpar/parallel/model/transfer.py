@@ -11,17 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.utils.weak import WeakIdKeyDictionary
+
+from nbpar.parallel.inner import Inner
 
 from .channel import channel
 from .home import give, owner, remote, stamp
-
-
-class Inner(Function):
-    """A function of this package: the mode replaces `Function.apply` for those that people write, not for these."""
-
-    apply: Any = classmethod(Function.__dict__["apply"].__func__)
 
 
 class Move(Inner):
@@ -72,6 +67,9 @@ def bring(value: Tensor, to: int | None) -> Tensor:
     source = owner(value)
     if source == to:
         return value
+    read = channel().on_read if to is None else None
+    if read is not None:
+        read()
     graph = value.requires_grad and torch.is_grad_enabled()
     if source is None and to is not None and not graph:
         return value if channel().rank == to else remote(value, to)
