@@ -23,10 +23,16 @@ _SWEEP = 64  # unfinished sends kept before the finished ones are looked for
 
 
 class Channel:
-    """The ranks that share a model: one process group, by default all ranks."""
+    """The ranks that share a model: one process group, by default all ranks.
 
-    def __init__(self, group: dist.ProcessGroup | None = None, checked: bool = False) -> None:
+    everyone: the ranks that run the cell in lockstep, several such groups in a mesh; by default the group itself.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup | None = None, checked: bool = False, everyone: dist.ProcessGroup | None = None
+    ) -> None:
         self.group = group
+        self.everyone = everyone or group
         self.checked = checked
         self.rank: int = dist.get_rank(group)
         self.size: int = dist.get_world_size(group)
@@ -34,6 +40,7 @@ class Channel:
         self.device = torch.device("cpu")
         self.rules: AbstractContextManager[Any] = nullcontext()  # the cell's mode, for hooks inside a backward pass
         self.on_move: Callable[[Tensor, int], None] | None = None  # told what moves where
+        self.on_read: Callable[[], None] | None = None  # told that all ranks get a value that one holds
         self.in_step = False  # whether a submodule runs as one step: inside it torch is as ever
         self._key = 0
         self._log = hashlib.blake2b(digest_size=8)
@@ -86,6 +93,23 @@ class Channel:
         box = [thing]
         dist.broadcast_object_list(box, self._global(source), group=self.group)
         return box[0]
+
+    def decide(self, thing: Any) -> Any:
+        """A small object of the first of all ranks in lockstep, on all of them."""
+        box = [thing]
+        first = 0 if self.everyone is None else dist.get_global_rank(self.everyone, 0)
+        dist.broadcast_object_list(box, first, group=self.everyone)
+        return box[0]
+
+    @property
+    def place(self) -> int:
+        """This rank's place among all ranks in lockstep."""
+        return dist.get_rank(self.everyone)
+
+    @property
+    def in_mesh(self) -> bool:
+        """Whether there are several such groups, each with a model of its own."""
+        return self.everyone is not self.group
 
     def gather(self, thing: Any) -> list[Any]:
         """Every rank's object, by rank, on all ranks."""

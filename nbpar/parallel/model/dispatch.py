@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from nbpar.errors import Unsupported
 
@@ -22,6 +22,7 @@ from . import special, table
 from .channel import channel
 from .draws import drawn_within, draws_nothing, is_packed, redraw, redraw_within
 from .early import Early
+from .failures import Failures, zeros
 from .home import owner, pinned, wrote
 from .operands import own, plain_number, plain_slices, tensors
 from .remote import tell_size
@@ -52,6 +53,7 @@ class Dispatch(TorchFunctionMode):
         self.calls = self.reads = 0
         self.early: Early | None = None
         self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
+        self.failures: Failures | None = None  # while something is tried
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -123,7 +125,10 @@ class Dispatch(TorchFunctionMode):
             call.kwargs.pop("generator", None)
         if kind == "sized" or table.sized(call.name, call.args, call.kwargs):
             return tell_size(call.func, call.args, call.kwargs, to)
-        result = call.run() if here else _on_meta(call, to)
+        if not here:
+            result = _on_meta(call, to)
+        else:
+            result = call.run() if self.failures is None else self.failures.run(call.run, lambda: _stand_in(call, to, changes))
         if torch.is_autocast_enabled(channel().device.type) and not changes:
             result = self._same_dtypes(call, result, to)
         if call.name in table.CHANGES and self.on_change:
@@ -179,6 +184,15 @@ def _there(leaf: Any, to: int | None, here: bool) -> Any:
     if isinstance(leaf, Tensor):
         return bring(leaf, to)
     return torch.device("meta") if isinstance(leaf, torch.device) and not here else leaf
+
+
+def _stand_in(call: Call, to: int, changes: bool) -> Any:
+    """Zeros in place of a result, where the other ranks have a result; raises what they raise."""
+    leaves, tree = tree_flatten((call.args, call.kwargs))
+    leaves = [leaf.detach().to("meta") if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    args, kwargs = tree_unflatten([_there(leaf, to, False) if isinstance(leaf, torch.device) else leaf for leaf in leaves], tree)
+    made = _on_meta(Call(call.func, call.name, args, kwargs, []), to)
+    return call.args[0] if changes else tree_map(zeros, made)
 
 
 def _on_meta(call: Call, to: int) -> Any:

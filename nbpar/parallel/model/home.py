@@ -49,6 +49,17 @@ def give(tensor: Tensor, rank: int | None) -> Tensor:
     return tensor
 
 
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Say that this value is held where another one is known to be."""
+    return give(tensor, home(other))
+
+
+def home(tensor: Tensor) -> int | None:
+    """The rank that is known to hold this value. Inside a backward pass it is not known of those that are computed."""
+    rank: int | None = getattr(tensor.untyped_storage(), _OWNER, None) if tensor.layout is torch.strided else None
+    return rank
+
+
 def release(tensor: Tensor) -> None:
     """Say that every rank holds this value."""
     storage = tensor.untyped_storage()

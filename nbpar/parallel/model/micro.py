@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .channel import channel
 from .dispatch import Dispatch
+from .failures import together
 from .operands import tensors
 
 Call = Callable[..., Any]
@@ -49,45 +50,90 @@ class Micro:
         leaves, tree = tree_flatten((args, kwargs))
         rows = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 0)
         count = self.count or self._paces.setdefault(module, Pace(type(module).__name__, self.say)).count()
-        if count < 2 or rows < count:
+        if count < 2 or not self._enough(rows, count):
             return run(*args, **kwargs)
         pieces = _pieces(leaves, tree, rows, count)
-        key = count, module.training, torch.is_grad_enabled(), tree, tuple(_kind(leaf, rows) for leaf in leaves)
+        key = count, module.training, torch.is_grad_enabled(), self._kind(leaves, tree, rows)
         known = self._layouts.setdefault(module, {})
         if key not in known:
             known[key] = self._find(module, args, kwargs, pieces, run)
             if known[key] is None and not self.count:
                 self._paces[module].whole()
         layout = known[key]
-        if layout is None:
+        if layout is None or (_WEIGHT in layout and self._ignored(leaves)):
             return run(*args, **kwargs)
         return _join([run(*a, **k) for a, k in pieces], layout, _shares(rows, count))
 
+    def _enough(self, rows: int, count: int) -> bool:
+        return rows >= count
+
+    def _ignored(self, leaves: list[Any]) -> bool:
+        """Whether there are labels that a loss may leave out of its mean."""
+        return any(isinstance(leaf, Tensor) and leaf.dtype == torch.int64 and bool((leaf < 0).any()) for leaf in leaves[1:])
+
+    def _kind(self, leaves: list[Any], tree: Any, rows: int) -> Any:
+        """What a layout depends on."""
+        return tree, tuple(_kind(leaf, rows) for leaf in leaves)
+
     def _find(self, module: nn.Module, args: Any, kwargs: Any, pieces: list[Any], run: Call) -> list[int] | None:
         """How to join the pieces' outputs; None where they do not make the whole."""
+        layout: list[int] | None = None
+        why = ""
         try:
             _known_to_mix(module)
             with torch.no_grad(), _nothing_is_zero(module):
                 whole = self._try(module, lambda: run(*args, **kwargs))
                 parts = self._try(module, lambda: [run(*a, **k) for a, k in pieces])
             rows = next(value.shape[0] for value in tensors((args, kwargs)) if value.dim())
-            return _layout(whole, parts, _shares(rows, len(pieces)))
-        except Whole as why:
+            layout = _layout(whole, parts, _shares(rows, len(pieces)))
+            if _WEIGHT in layout:
+                self._with_holes(module, args, kwargs, len(pieces), run)
+        except Whole as reason:
+            why = str(reason)
+        layout, why = self._agreed(layout, why)
+        if why:
             self.say(f"micro-batches: {type(module).__name__} is called whole, as {why}")
-            return None
+        return layout
+
+    def _with_holes(self, module: nn.Module, args: Any, kwargs: Any, count: int, run: Call) -> None:
+        """The same with zeros in the arguments: a mean over what a mask leaves is not a mean over rows. Raises Whole."""
+        leaves, tree = tree_flatten((args, kwargs))
+        rows = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim())
+        pieces = _pieces([_pierced(leaf) if _rows(leaf, rows) else leaf for leaf in leaves], tree, rows, count)
+        args, kwargs = tree_unflatten([_pierced(leaf) if _rows(leaf, rows) else leaf for leaf in leaves], tree)
+        try:
+            with torch.no_grad(), _nothing_is_zero(module):
+                whole = self._try(module, lambda: run(*args, **kwargs))
+                parts = self._try(module, lambda: [run(*a, **k) for a, k in pieces])
+        except Whole:
+            return  # it does not take zeros
+        try:
+            _layout(whole, parts, _shares(rows, count))
+        except Whole:
+            raise Whole("its result is a mean over some entries (a mask?), which pieces share unevenly") from None
+
+    def _agreed(self, layout: list[int] | None, why: str) -> tuple[list[int] | None, str]:
+        """The layout, or None and a reason."""
+        return layout, why
 
     def _try(self, module: nn.Module, run: Callable[[], Any]) -> Any:
-        """A run that leaves no trace. Raises Whole if it would."""
-        reads = self.dispatch.reads
-        with _no_trace(module):
-            try:
+        """A run that leaves no trace. Raises Whole if it would, on all ranks alike."""
+
+        def tried() -> Any:
+            reads = self.dispatch.reads
+            with _no_trace(module):
                 result = run()
-            except Exception as error:
-                raise Whole(f"a trial in pieces fails ({type(error).__name__}: {error})") from error
-            read = self.dispatch.reads != reads
-        if read:
-            raise Whole("it reads values into Python")
-        return result
+                read = self.dispatch.reads != reads
+            if read:
+                raise Whole("it reads values into Python")
+            return result
+
+        try:
+            return together(self.dispatch, tried)
+        except Whole:
+            raise
+        except Exception as error:
+            raise Whole(f"a trial in pieces fails ({type(error).__name__}: {error})") from error
 
 
 class Pace:
@@ -121,10 +167,16 @@ class Pace:
 
     def _choose(self) -> None:
         best = {count: min(times[1:]) for count, times in self.times.items()}
-        best = channel().tell(best, 0)
+        best = channel().decide(best)
         self.chosen = min(best, key=lambda count: best[count])
         measured = ", ".join(f"{count}: {seconds * 1e3:.0f} ms" for count, seconds in best.items())
         self.say(f"micro-batches of {self.name}: {self.chosen} (measured a step, {measured})")
+
+
+def _pierced(leaf: Tensor) -> Tensor:
+    """Some entries are zero."""
+    chance = torch.Generator().manual_seed(11)
+    return torch.where(torch.rand(leaf.shape, generator=chance) > 0.3, leaf.detach(), torch.zeros_like(leaf))
 
 
 def _pieces(leaves: Sequence[Any], tree: Any, rows: int, count: int) -> list[Any]:
@@ -143,7 +195,7 @@ def _rows(leaf: Any, rows: int) -> bool:
 
 
 def _kind(leaf: Any, rows: int) -> Any:
-    """What a layout depends on: which dimensions are the batch, not how long the others are."""
+    """Of an argument: which dimensions are the batch, not how long the others are."""
     if isinstance(leaf, Tensor):
         return leaf.dtype, tuple(size == rows for size in leaf.shape)
     return leaf if isinstance(leaf, (int, float, str, bool, type(None))) else type(leaf)

@@ -19,16 +19,16 @@ from .session import Options, Session, meet
 from .transfer import forget
 from .whole import make_whole
 
-_BALANCES = ("params", "memory")
-_KNOWN = ("micro", "place", "balance", "how", "keep", "out", "units", "group", "checked", "failed")
+_BALANCES = ("params", "memory", "time")
+KNOWN = ("micro", "place", "balance", "how", "keep", "out", "units", "group", "checked", "failed")
 
 
 @contextmanager
 def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Report | None = None) -> Iterator[Report]:
     """Run what is inside with the layers of the namespace's models on different ranks. Entered by all ranks alike.
 
-    options: micro (int or "auto"), place ("name=rank,…"), balance ("params" | "memory"), keep (names that stay on their ranks),
-    out (names that come home however large they are);
+    options: micro (int or "auto"), place ("name=rank,…"), balance ("params" | "memory" | "time"),
+    keep (names that stay on their ranks), out (names that come home however large they are);
     group (a process group, default all ranks), checked (assert each message's key), units (submodules as one step),
     failed (called with an exception before this rank waits for the others, so that a caller may stop them).
     At the start, tensors in `namespace` are real and equal on all ranks; at the end they are again, under the same objects.
@@ -40,16 +40,22 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     if dist.get_world_size(options.get("group")) == 1:  # type: ignore[arg-type]
         yield report
         return
-    report.details["whole"] = False  # until the end: a caller must not use what a cell left that is not whole
     link = Channel(options.get("group"), bool(options.get("checked")))  # type: ignore[arg-type]
+    with splitting(link, chosen, namespace, report, options.get("failed")):
+        yield report
+
+
+@contextmanager
+def splitting(link: Channel, chosen: Options, namespace: dict[str, Any], report: Report, tell: object = None) -> Iterator[Session]:
+    """The layers are split over the ranks of this channel. tell: see `mode`'s `failed`."""
+    report.details["whole"] = False  # until the end: a caller must not use what a cell left that is not whole
     session = Session(link, chosen, namespace, report.say)
     connect(link)
-    tell = options.get("failed")
     error: BaseException | None = None
     try:
         try:
             with session.running():
-                yield report
+                yield session
         except BaseException as raised:
             error = raised
             if callable(tell):
@@ -88,7 +94,7 @@ def _finish(session: Session, report: Report, error: BaseException | None) -> No
         traceback.clear_frames(getattr(sys, "last_traceback", None))
     try:
         with torch._C.DisableTorchFunction():
-            kept = report.details["kept"] = session.kept()
+            kept = {} if link.in_mesh else session.kept()  # what stays on its ranks is there once
             held = make_whole(session.namespace, kept)
     except Unsupported as stuck:
         if error is None:
@@ -96,9 +102,12 @@ def _finish(session: Session, report: Report, error: BaseException | None) -> No
         report.say(str(stuck))
         return
     report.details["whole"] = True
+    if not link.in_mesh:
+        report.details["kept"] = kept
     if session.placed:
         counts = [list(session.placed.values()).count(rank) for rank in range(link.size)]
-        report.say("layers by rank: " + ", ".join(map(str, counts)))
+        what = "stage" if link.in_mesh else "rank"
+        report.say(f"layers by {what}: " + ", ".join(map(str, counts)))
     else:
         report.say("nothing was split: no module with parameters was called (a layer's .forward does not count, its call does)")
     report.details.update(
@@ -115,8 +124,8 @@ def _finish(session: Session, report: Report, error: BaseException | None) -> No
 def parse(options: Mapping[str, object]) -> Options:
     """Options from a magic's line. Raises OptionError."""
     for name in options:
-        if name not in _KNOWN:
-            raise OptionError(f"unknown option {name!r}.{suggest(name, _KNOWN)}")
+        if name not in KNOWN:
+            raise OptionError(f"unknown option {name!r}.{suggest(name, KNOWN)}")
     balance = str(options.get("balance") or "params")
     if balance not in _BALANCES:
         raise OptionError(f"--balance {balance}: one of {', '.join(_BALANCES)}.{suggest(balance, _BALANCES)}")

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,11 +21,12 @@ from nbpar.ranks.machine import free_memory
 from nbpar.values.staying import Stay
 
 from .channel import Channel, agree
+from .clock import seconds
 from .dispatch import Dispatch
 from .early import Early
 from .home import is_split, owner
 from .keep import large, together
-from .layers import chain, divide, refuse_nested, roots, sizes, unfit
+from .layers import Layer, chain, divide, refuse_nested, roots, sizes, unfit
 from .micro import Micro
 from .optimisers import Optimisers
 from .patches import patched
@@ -69,12 +70,13 @@ class Session:
     @contextmanager
     def running(self) -> Iterator[None]:
         """The cell runs inside this."""
-        self.place_all()
-        notes = self.channel.tell(new_notes() if self.channel.rank == 0 else "", 0)
-        with written_once(self.channel.rank, notes), patched(self._call, self.say), Optimisers(), self.dispatch:
+        if self.options.balance != "time":  # else when a model is called: its layers are timed in its first call
+            self.place_all()
+        notes = self.channel.decide(new_notes() if self.channel.place == 0 else "")
+        with written_once(self.channel.place, notes), patched(self._call, self.say), Optimisers(), self.dispatch:
             yield
 
-    def place_all(self, called: nn.Module | None = None) -> None:
+    def place_all(self, called: nn.Module | None = None, args: Any = (), kwargs: Any = None) -> None:
         """Divide the models that the namespace leads to, and the one that is called, over the ranks as one chain."""
         with torch._C.DisableTorchFunction():
             named = modules(self.namespace)
@@ -84,7 +86,31 @@ class Session:
                     named.append((type(called).__name__, called))
             fresh = {name: model for name, model in roots(named).items() if self._fresh(name, model)}
             if fresh:
-                self._divide(fresh)
+                layers = chain(fresh)
+                self._divide(fresh, layers, self._costs(layers, called, args, kwargs))
+
+    def place_before(self, module: nn.Module | None, args: Any, kwargs: Any) -> None:
+        """Place what is about to be called, if it is new. None: a function, which may call anything."""
+        if module is None or (id(module) not in self._asked and next(module.parameters(), None) is not None):
+            self.place_all(module, args, kwargs)
+
+    def _costs(self, layers: Sequence[Layer], called: nn.Module | None, args: Any, kwargs: Any) -> list[float]:
+        """What the ranks are to have alike. Layers that the call does not come by count by their size."""
+        costs = sizes(layers)
+        if self.options.balance != "time":
+            return costs
+        parts = set(called.modules()) if called is not None else set()
+        inside = [at for at, layer in enumerate(layers) if layer.module in parts]
+        timed = seconds([layers[at] for at in inside], called, args, kwargs) if called is not None and inside else None
+        timed = self.channel.decide(timed)
+        if timed is None:
+            self.say("--balance time: no call to measure before the layers are placed; they are divided by their size")
+            return costs
+        scale = sum(timed) / max(sum(costs[at] for at in inside), 1.0)
+        costs = [cost * scale for cost in costs]
+        for at, one in zip(inside, timed, strict=True):
+            costs[at] = one
+        return costs
 
     def _fresh(self, name: str, model: nn.Module) -> bool:
         if id(model) in self._asked:
@@ -116,12 +142,11 @@ class Session:
         heavy = large(self.namespace, self._given, self.options.out, link.size + 1, free)
         return together(self.namespace, {**heavy, **asked}, self._stayed)
 
-    def _divide(self, models: dict[str, nn.Module]) -> None:
-        layers = chain(models)
+    def _divide(self, models: dict[str, nn.Module], layers: Sequence[Layer], costs: Sequence[float]) -> None:
         for layer in layers:
             for value in layer.tensors():
                 adopt(value)
-        ranks = divide(layers, sizes(layers), self.channel.size, self.options.place)
+        ranks = divide(layers, costs, self.channel.size, self.options.place)
         try:
             self.units.homes.update(place(layers, ranks))
         except Stuck as why:
@@ -140,8 +165,7 @@ class Session:
         if not self._listening():
             self._refuse_thread(module)
             return original(module, *args, **kwargs)
-        if id(module) not in self._asked:
-            self.place_all(module)
+        self.place_before(module, args, kwargs)
         if id(module) in self._roots and not self._in_pieces:
             self._in_pieces = True
             try:

@@ -43,6 +43,8 @@ def show(function: Function, args: Any, kwargs: Any, value: Tensor) -> Any:
     link, rank = channel(), owner(value)
     if rank is None:
         return function(*on_all_ranks(args), **on_all_ranks(kwargs))
+    if link.on_read:
+        link.on_read()
     return link.tell(function(*args, **kwargs) if link.rank == rank else None, rank)
 
 

@@ -80,7 +80,7 @@ CHANGES = {"batch_norm": (1, 2), "instance_norm": (1, 2), "embedding": (1,), "em
 
 # Computes tensors from tensors; shapes depend on shapes alone. In place by the usual marks in the name.
 PLAIN = _names("""
-    clone __deepcopy__ _is_all_true _is_any_true __add__ __and__ __div__ __eq__ __floordiv__ __ge__ __getitem__ __gt__
+    _unsafe_view clone __deepcopy__ _is_all_true _is_any_true __add__ __and__ __div__ __eq__ __floordiv__ __ge__ __getitem__ __gt__
     __iadd__ __iand__ __idiv__ __ifloordiv__ __ilshift__ __imod__ __imul__ __invert__ __ior__ __irshift__ __isub__
     __iter__ __ixor__ __le__ __lshift__ __lt__ __matmul__ __mod__ __mul__ __ne__ __neg__ __or__ __pow__ __radd__
     __rand__ __rdiv__ __rfloordiv__ __rlshift__ __rmatmul__ __rmod__ __rmul__ __ror__ __rpow__ __rrshift__ __rshift__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from nbpar.errors import Unsupported
 
 from .channel import channel
 from .dispatch import Dispatch
+from .failures import zeros
 from .home import owner, wrote
 from .operands import own
 from .probe import A_TENSOR, Outline, probe
@@ -60,7 +61,7 @@ class Units:
         if channel().rank == rank:
             args, kwargs = tree_unflatten(leaves, tree)
             with _lent(module, foreign):
-                out = forward(module, *args, **kwargs)
+                out = self._run(lambda: forward(module, *args, **kwargs), outline)
         self._confirm(module, outline, out, rank)
         if outline.changes:
             for buffer in buffers:
@@ -71,6 +72,11 @@ class Units:
         if outline.changes and self.dispatch.on_change:
             self.dispatch.on_change(result)
         return result
+
+    def _run(self, forward: Callable[[], Any], outline: Outline) -> Any:
+        if self.dispatch.failures is None:
+            return forward()
+        return self.dispatch.failures.run(forward, lambda: _zeros(outline))
 
     @staticmethod
     def _remote(module: nn.Module, outline: Outline, leaves: list[Any], foreign: dict[str, Tensor], rank: int) -> Any:
@@ -181,6 +187,11 @@ def _signature(
 
 def _seen(value: Tensor) -> tuple[Any, ...]:
     return value.shape, value.stride(), value.dtype, value.requires_grad
+
+
+def _zeros(outline: Outline) -> Any:
+    made = (zeros(result.empty().requires_grad_(result.requires_grad)) for result in outline.results)
+    return tree_unflatten([next(made) if leaf is A_TENSOR else leaf for leaf in outline.leaves], outline.tree)
 
 
 def _elsewhere(outline: Outline, inputs: Sequence[Tensor], rank: int) -> Any:
