@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from nbpar.errors import OptionError, suggest
+from nbpar.plan.mesh import Mesh, mesh_of
 from nbpar.ranks import hosts as places
 
 
@@ -34,6 +35,11 @@ def name(text: str) -> str:
     """'model': one variable name."""
     (given,) = names(text) or ("",)
     return given
+
+
+def mesh(text: str) -> Mesh:
+    """'2x3': replicas of the batch x stages of the layers."""
+    return mesh_of("hybrid", text)
 
 
 PANELS = ("split", "live", "timeline", "aggregation", "what-if", "output")
@@ -95,6 +101,7 @@ MODES = {
     "each": "the cell runs as it is on every rank",
     "data": "the batch is split over the ranks; results equal those of one process",
     "model": "the layers are split over the ranks; results equal those of one process",
+    "hybrid": "the batch over the rows of a mesh of ranks, the layers over its columns; results equal those of one process",
 }
 
 WORLD = (
@@ -107,6 +114,8 @@ WORLD = (
     Option("--device", "where ranks compute by default", str, "cpu|cuda", choices=("cpu", "cuda")),
 )
 
+ROWS, LAYERS = ("data", "hybrid"), ("model", "hybrid")  # modes that split the one and the other
+
 CELL = (
     WORLD[0],
     Option("--on", "run on these ranks only", ranks, "0,2", modes=("each",)),
@@ -115,13 +124,14 @@ CELL = (
     Option("--quiet", "no closing line, no remarks, no panels", None),
     Option("--show", f"panels: {', '.join(PANELS)}, none; else split and live, for cells of two seconds", panels, "a,b"),
     Option("--snapshot", "keep the variables in the notebook every so often (default 60)", seconds, "SECONDS|off", modes=("data",)),
-    Option("--batch", "these tensors are batches: each rank gets its rows of them", names, "X,y", modes=("data",)),
-    Option("--batch-dim", "the dimension of the batch, where it is not found", int, "D", modes=("data",)),
-    Option("--aggregate", "how gradients come together", str, "HOW", choices=("allreduce", "central"), modes=("data",)),
-    Option("--local-batchnorm", "BatchNorm over each rank's own rows", None, modes=("data",)),
-    Option("--micro", "the call is split into M micro-batches, so that stages overlap; or auto", str, "M", modes=("model",)),
-    Option("--place", "which rank holds what", str, "name=rank,…", modes=("model",)),
-    Option("--balance", "what the stages have alike", str, "WHAT", choices=("params", "memory"), modes=("model",)),
+    Option("--batch", "these tensors are batches: each rank gets its rows of them", names, "X,y", modes=ROWS),
+    Option("--batch-dim", "the dimension of the batch, where it is not found", int, "D", modes=ROWS),
+    Option("--aggregate", "how gradients come together", str, "HOW", choices=("allreduce", "central"), modes=ROWS),
+    Option("--local-batchnorm", "BatchNorm over each rank's own rows", None, modes=ROWS),
+    Option("--mesh", "replicas of the batch x stages of the layers, as in 2x2", mesh, "DxM", modes=("hybrid",)),
+    Option("--micro", "the call is split into M micro-batches, so that stages overlap; or auto", str, "M", modes=LAYERS),
+    Option("--place", "which rank holds what", str, "name=rank,…", modes=LAYERS),
+    Option("--balance", "what the stages have alike", str, "WHAT", choices=("params", "memory", "time"), modes=LAYERS),
     Option(
         "--check",
         "compare with one process after so many optimiser steps (default 3)",
@@ -130,7 +140,7 @@ CELL = (
         modes=("data", "model", "hybrid"),
         default=3,
     ),
-    Option("--loss", "local: the loss of each rank's own rows", str, "WHERE", choices=("global", "local"), modes=("data",)),
+    Option("--loss", "local: the loss of each rank's own rows", str, "WHERE", choices=("global", "local"), modes=ROWS),
 )
 
 COMMANDS = {
@@ -199,7 +209,19 @@ def cell_line(line: str) -> tuple[str, dict[str, Any]]:
     if mode not in MODES:
         raise OptionError(f"%%parallel has no mode {mode!r}.{suggest(mode, MODES)} Modes: {', '.join(MODES)}.")
     given = Parser(f"%%parallel {mode}", tuple(o for o in CELL if not o.modes or mode in o.modes)).read(words)
-    return mode, given
+    return mode, sized(given) if mode == "hybrid" else given
+
+
+def sized(given: dict[str, Any]) -> dict[str, Any]:
+    """A hybrid cell's options with the number of ranks that its mesh has. Raises OptionError."""
+    if "mesh" not in given:
+        raise OptionError("%%parallel hybrid needs --mesh DATAxMODEL, as in --mesh 2x2.")
+    chosen: Mesh = given["mesh"]
+    if given.get("size", chosen.size) != chosen.size:
+        raise OptionError(
+            f"-n {given['size']} with --mesh {chosen}: the mesh has {chosen.size} ranks. Leave -n out, or write -n {chosen.size}."
+        )
+    return {**given, "size": chosen.size}
 
 
 def command_line(line: str) -> tuple[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ import pytest
 from nbpar import options
 from nbpar.completion import candidates
 from nbpar.errors import OptionError
+from nbpar.plan.mesh import Mesh
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ from nbpar.errors import OptionError
         ("data --local-batchnorm --aggregate central", "data", {"local_batchnorm": True, "aggregate": "central"}),
         ("model --check --quiet", "model", {"check": 3, "quiet": True}),
         ("data --check 5", "data", {"check": 5}),
+        ("hybrid --mesh 2x3 --micro 2", "hybrid", {"mesh": Mesh(2, 3), "size": 6, "micro": "2"}),
         ("--out a, --keep b", "each", {"out": ("a",), "keep": ("b",)}),
     ],
 )
@@ -44,7 +46,13 @@ def test_a_commands_line() -> None:
         ("dta", "no mode 'dta'. Did you mean 'data'?"),
         ("data --agregate central", "no option '--agregate'. Did you mean '--aggregate'? `%%parallel?`"),
         ("data --show splt", "no panel 'splt'. Did you mean 'split'?"),
-        ("--batch X", "no option '--batch'. It is an option of data. `%%parallel?`"),
+        ("hybrid --mash 2x2", "Did you mean '--mesh'?"),
+        ("hybrid", "needs --mesh DATAxMODEL, as in --mesh 2x2"),
+        ("hybrid --mesh 2,2", "mesh 2,2 is not understood: write DATAxMODEL, as in 2x2"),
+        ("hybrid --mesh 4", "mesh 4: a hybrid mesh has two axes: write for example 2x2"),
+        ("hybrid --mesh 2x0", "both axes are at least 1"),
+        ("hybrid --mesh 2x2 -n 3", "-n 3 with --mesh 2x2: the mesh has 4 ranks. Leave -n out, or write -n 4"),
+        ("--batch X", "no option '--batch'. It is an option of data, hybrid. `%%parallel?`"),
     ],
 )
 def test_what_was_meant(line: str, said: str) -> None:

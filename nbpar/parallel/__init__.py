@@ -15,6 +15,7 @@ MODES = {
     "each": "nbpar.parallel.each",
     "data": "nbpar.parallel.data",
     "model": "nbpar.parallel.model",
+    "hybrid": "nbpar.parallel.hybrid",
 }
 KEEP = frozenset({"model"})  # modes that are told which variables stay, and say which others do
 

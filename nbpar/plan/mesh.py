@@ -40,15 +40,15 @@ def mesh_of(mode: str, mesh: Mesh | str | int | tuple[int, int] | None, ranks: i
         mesh = int(mesh)
     if isinstance(mesh, int):
         if mode == "hybrid":
-            raise OptionError(f"a hybrid mesh has two axes: write for example mesh='{max(1, mesh // 2)}x2'")
+            raise OptionError(f"mesh {mesh}: a hybrid mesh has two axes: write for example {max(1, mesh // 2)}x2")
         return Mesh(1, mesh) if mode in ("model", "tensor") else Mesh(mesh, 1)
     try:
         data, model = mesh.lower().split("x") if isinstance(mesh, str) else mesh
         made = Mesh(int(data), int(model))
     except ValueError:
-        raise OptionError(f"mesh {mesh!r} is not understood: write DATAxMODEL, as in 2x2") from None
+        raise OptionError(f"mesh {mesh} is not understood: write DATAxMODEL, as in 2x2") from None
     if made.data < 1 or made.model < 1:
-        raise OptionError(f"mesh {mesh!r}: both axes are at least 1")
+        raise OptionError(f"mesh {mesh}: both axes are at least 1")
     return made
 
 

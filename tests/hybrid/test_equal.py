@@ -1,0 +1,78 @@
+"""Cells as people write them leave and print the same in a mesh as in one process."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import pytest
+
+from tests.data import styles  # noqa: F401  (adds its cells to the zoo)
+from tests.data import zoo as common
+from tests.hybrid.compare import run_all
+from tests.model import zoo
+from tests.model.harness import Outcome
+from tests.ranks import run_ranks
+
+# Refused on all ranks alike, with these words, as in mode `model`.
+REFUSED = {
+    "common: style: per-sample gradients by vmap": "torch.vmap",
+    "common: style: multi-head attention, padding mask, evaluation": "set_fastpath_enabled",
+}
+# Split in mode `data`, and not here.
+WHOLE = {
+    "common: parameters used on some rows only": "on different ranks, for different rows",
+}
+
+Case = tuple[str, str, dict[str, Any], tuple[str, ...]]  # setup, cell, options, names that are not compared
+
+OWN: dict[str, Case] = {name: (*case, {}, ()) for name, case in zoo.ZOO.items()}
+COMMON: dict[str, Case] = {
+    f"common: {name}": (cell.setup, cell.train, cell.options, cell.ignore)
+    for name, cell in common.CELLS.items()
+    if "workers" not in name
+}
+TOLERANCE = {f"common: {name}": cell.tolerance for name, cell in common.CELLS.items()}
+IGNORED_LATER = common.CELLS["style: loss inside, dict, ignored later"]
+MICRO: dict[str, Case] = {
+    **{f"micro: {name}": (*case, {"micro": 2}, ()) for name, case in zoo.MICRO.items()},
+    "micro: resnet": (*zoo.ZOO["resnet"], {"micro": 2}, ()),
+    "micro: ignored labels": (IGNORED_LATER.setup, IGNORED_LATER.train, {"micro": 2}, ()),
+}
+PROGRAMS = [name for name in COMMON if "style" not in name]
+STYLES = [name for name in COMMON if "style" in name]
+if not os.environ.get("NBPAR_TEST_ALL"):
+    STYLES = [name for name in STYLES if name in REFUSED] + STYLES[::3]
+CASES = {**OWN, **MICRO, **COMMON}
+# Cases of one group run one after the other in one start of four ranks.
+GROUPS = [[*OWN, *MICRO], PROGRAMS[::2], PROGRAMS[1::2], STYLES]
+
+
+@functools.cache
+def outcomes(group: int) -> list[dict[str, Outcome]]:
+    return run_ranks(4, run_all, {name: CASES[name] for name in GROUPS[group]}, {"mesh": "2x2"}, timeout=500)
+
+
+@pytest.mark.timeout(520)  # the first of a group waits for all of it
+@pytest.mark.parametrize(("group", "name"), [(at, name) for at, group in enumerate(GROUPS) for name in group])
+def test_a_cell_is_equal_or_refused(group: int, name: str) -> None:
+    found = [result[name] for result in outcomes(group)]
+    if name in REFUSED:
+        assert {outcome.refused for outcome in found} == {found[0].refused}
+        assert REFUSED[name] in found[0].refused
+        return
+    for outcome in found:
+        assert not outcome.refused and not outcome.error
+        assert outcome.text, outcome.shown
+        assert outcome.random and outcome.keys
+        assert outcome.difference <= TOLERANCE.get(name, 1e-12), outcome.worst
+    lines, details = found[0].lines, found[0].details
+    split = any(counts.get("split") for counts in details["calls"].values())
+    if name in WHOLE:
+        assert any(WHOLE[name] in line for line in lines)
+    elif name in COMMON:
+        assert split == common.CELLS[name.removeprefix("common: ")].split, lines
+    elif name in OWN:
+        assert split == (name != "branch"), lines
+        assert set(details["placed"].values()) == {0, 1}
