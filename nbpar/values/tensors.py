@@ -136,11 +136,11 @@ class ModuleKind(kinds.AttributesKind):
 
 
 def memory_around(port: Port, o: UntypedStorage) -> Any:
-    """A known array or storage on whose memory torch made this storage."""
+    """A known array or storage on whose memory torch made this storage; not itself, which `numpy()` has made unresizable."""
     begin, end = o.data_ptr(), o.data_ptr() + o.nbytes()
     for whole in (*port.known_memories("numpy"), *port.known_memories("torch")):
         size = whole.nbytes if isinstance(whole.nbytes, int) else whole.nbytes()
-        if begin_of(whole) <= begin < end <= begin_of(whole) + size:
+        if whole is not o and begin_of(whole) <= begin < end <= begin_of(whole) + size:
             return whole
     return None
 

@@ -161,3 +161,10 @@ def test_sets_and_strings_are_compared_by_content(world):
         "s = set('abcdef') if r else set('fedcba') | {'z'} - {'z'}"
     )
     assert world.namespace["pair"] == ["spam", "spam"] and world.namespace["s"] == set("abcdef")
+
+
+def test_tensors_that_numpy_has_seen(world):
+    world.run(RANK + "import torch; t = torch.ones(3) * r; a = t.numpy()")
+    world.run("t += 1; same = a.sum() == t.sum() and a.base is not None")
+    assert world.namespace["same"] is True
+    assert [t.tolist() for t in world.namespace["t"]] == [[1.0] * 3, [2.0] * 3]
