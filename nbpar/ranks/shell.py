@@ -50,6 +50,11 @@ class RankDisplayHook(DisplayHook):
     def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
         self.shown = {"data": format_dict, "metadata": md_dict or {}}
 
+    def update_user_ns(self, result: Any) -> None:
+        """`_` is the newest result even where a cell has used that name (`for _ in …`): the cell's value is read from there."""
+        super().update_user_ns(result)
+        self.shell.user_ns["_"] = result  # type: ignore[union-attr]
+
     def finish_displayhook(self) -> None:
         pass
 

@@ -28,6 +28,7 @@ class Pickler(cloudpickle.Pickler):
     """
 
     private = False  # within an opaque object
+    compares = False  # writes what is compared and not read
 
     def __init__(self, port: Port) -> None:
         self.file = io.BytesIO()
@@ -168,6 +169,8 @@ class GroupPickler(PrivatePickler):
 
 class ContentPickler(GroupPickler):
     """For comparing values of ranks: equal for equal content, whichever strings are one object and however sets are ordered."""
+
+    compares = True
 
     def persistent_id(self, o: Any) -> Any:
         if type(o) is str:

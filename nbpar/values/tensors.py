@@ -117,6 +117,9 @@ class TensorKind(kinds.Kind):
 
     def reduce(self, o: torch.Tensor, pickler: Pickler) -> Any:
         storage, geometry, requires_grad, grad, attributes, graph = self.snap(o)
+        if pickler.compares and not o._is_view() and o.numel() * o.element_size() < storage.nbytes():
+            storage = o.detach().clone().untyped_storage()  # the rest may be anything: mse_loss leaves scraps behind its one number
+            pickler.temporary(storage)
         pickler.port.writes_tensor(o, graph is not None)
         if o.requires_grad:
             pickler.port.to_be_written.add(id(storage))

@@ -168,3 +168,12 @@ def test_tensors_that_numpy_has_seen(world):
     world.run("t += 1; same = a.sum() == t.sum() and a.base is not None")
     assert world.namespace["same"] is True
     assert [t.tolist() for t in world.namespace["t"]] == [[1.0] * 3, [2.0] * 3]
+
+
+def test_memory_that_a_tensor_does_not_show(world):
+    """As mse_loss leaves it: one number at the beginning of a memory of many."""
+    world.run(RANK + "import torch; whole = torch.full((10,), float(r)); whole[0] = 7.0")
+    world.run("s = torch.tensor(0.0).set_(whole.untyped_storage(), 0, (), ())")
+    assert world.namespace["s"].item() == 7.0
+    world.run("s = s * 2")
+    assert world.namespace["s"].item() == 14.0

@@ -47,6 +47,8 @@ class TestLikeIPython:
 
     def test_semicolon_hides_it(self, notebook: Notebook) -> None:
         assert notebook.run("%%parallel\n1 + 1;").result is None
+        notebook.run("%%parallel\nfor _ in range(5): pass")
+        assert notebook.run("%%parallel\n1 + 1").result == {"text/plain": "2"}
 
     def test_last_expression_that_differs_shows_each_rank(self, notebook: Notebook) -> None:
         text = notebook.run("%%parallel\nnbpar.rank() * 10").result["text/plain"]  # type: ignore[index]
