@@ -1,0 +1,169 @@
+"""A training step under `%%parallel model`: pipelined against one process and torch's own pipelines, and branches side by side."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.data import GPT, repeat, rest
+from benchmarks.harness import RANKS, Row
+
+ROUNDS = int(os.environ.get("NBPAR_BENCH_ROUNDS", "7"))
+STEPS = 4  # in one round
+WARM = 3  # steps of a round that are not timed: what moves is learnt in the first
+MICRO = 4
+BOUND = RANKS * MICRO / (MICRO + RANKS - 1)  # of the speed-up of a pipeline
+TARGET = f"≥ {0.9 * BOUND:.2f}×"
+SETUP = f"""{GPT.replace("        self.head.weight = self.wte.weight", "")}
+model = GPT(512, 256, 8, 8, 64)
+x, y = torch.randint(0, 512, (16, 64)), torch.randint(0, 512, (16, 64))
+"""
+LOSS = "F.cross_entropy(model(x).flatten(0, 1), y.flatten())"
+BRANCHES = """
+def deep():
+    return nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(1024, 1024), nn.Tanh())])
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.a, self.b, self.last = nn.Linear(1024, 1024), deep(), deep(), nn.Linear(1024, 10)
+
+    def forward(self, x):
+        h = self.first(x)
+        {body}
+
+model = Two()
+x, y = torch.randn(256, 1024), torch.randint(0, 10, (256,))
+"""
+ORDERS = {
+    "a(h) + b(h)": "return self.last(self.a(h) + self.b(h))",
+    "b(h), then a(h)": "late = self.b(h); return self.last(self.a(h) + late)",
+}
+PLACES = {"first": 0, "a": 0, "b": 1, "last": 0}
+
+Figures = dict[str, list[float]]
+
+
+def rows() -> list[Row]:
+    from tests.ranks import run_ranks
+
+    pipelined, branches = run_ranks(RANKS, measure, timeout=500)[0]
+    what, ours = f"GPT, {MICRO} micro-batches", pipelined["ours"]
+    table = [Row(what, ours, "one process", pipelined["one"], "ms", TARGET)]
+    for peer in ("GPipe over gloo", "1F1B over gloo", "GPipe over mpi", "1F1B over mpi"):
+        table.append(Row(what, ours, f"torch's {peer}", pipelined[peer], "ms", "≥ 1×" if "gloo" in peer else ""))
+    for order, figures in branches.items():
+        table.append(Row(f"two branches, {order}", figures["ours"], "one process", figures["one"], "ms", "≥ 1.5×"))
+    return table
+
+
+def measure() -> tuple[Figures, dict[str, Figures]]:
+    """On every rank: ms a step, by way."""
+    import torch.distributed as dist
+    from mpi4py import MPI
+    from torch.distributed.distributed_c10d import _update_default_pg
+
+    from nbpar import comm
+
+    comm.leave()
+    comm.join(MPI.COMM_WORLD, "gloo")
+    groups = {"gloo": dist.group.WORLD, "mpi": dist.new_group(backend="mpi")}
+    _update_default_pg(groups["mpi"])
+    ways: dict[str, Callable[[int], float]] = {"one": alone(SETUP, LOSS), "ours": split(SETUP, LOSS, {"micro": MICRO})}
+    for name, group in groups.items():
+        for schedule in ("GPipe", "1F1B"):
+            ways[f"{schedule} over {name}"] = pipeline(schedule, group)
+    branches = {}
+    for order, body in ORDERS.items():
+        setup, loss = BRANCHES.replace("{body}", body), "F.cross_entropy(model(x), y)"
+        branches[order] = in_turn({"one": alone(setup, loss), "ours": split(setup, loss, {"place": PLACES})})
+    return in_turn(ways), branches
+
+
+def in_turn(ways: dict[str, Callable[[int], float]]) -> Figures:
+    """ms a step; the first round warms up and is dropped."""
+    figures: Figures = {way: [] for way in ways}
+    for _ in range(ROUNDS + 1):
+        for way, run in ways.items():
+            rest()
+            figures[way].append(run(STEPS) / STEPS * 1e3)
+    return {way: times[1:] for way, times in figures.items()}
+
+
+def prepared(setup: str, loss: str) -> tuple[dict[str, Any], Any]:
+    """The names of a step, and the step."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F}
+    exec(setup, names)
+    names["opt"] = torch.optim.SGD(names["model"].parameters(), lr=0.01)
+    return names, compile(f"opt.zero_grad()\nloss = {loss}\nloss.backward()\nopt.step()\ndel loss\n", "step", "exec")
+
+
+def alone(setup: str, loss: str) -> Callable[[int], float]:
+    """In rank 0 alone; the others wait."""
+    import torch.distributed as dist
+
+    names, step = prepared(setup, loss)
+
+    def run(steps: int) -> float:
+        if dist.get_rank():
+            return 0.0
+        return timed(lambda: repeat(step, 1, names), steps)
+
+    return run
+
+
+def split(setup: str, loss: str, options: dict[str, object]) -> Callable[[int], float]:
+    from nbpar.parallel import mode
+    from nbpar.ranks.prepare import seed_everything
+
+    names, step = prepared(setup, loss)
+
+    def run(steps: int) -> float:
+        seed_everything(0)  # ranks enter a mode with equal random states
+        with mode("model", options, names):
+            return timed(lambda: repeat(step, 1, names), steps)
+
+    return run
+
+
+def pipeline(schedule: str, group: Any) -> Callable[[int], float]:
+    """The same model as torch.distributed.pipelining splits it, in the middle."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed import pipelining
+    from torch.nn.functional import cross_entropy
+
+    names, _ = prepared(SETUP, LOSS)
+    model, x, y, rank = names["model"], names["x"], names["y"], dist.get_rank()
+    pipe = pipelining.pipeline(model, (x.chunk(MICRO)[0],), {}, split_spec={"layers.4": pipelining.SplitPoint.BEGINNING})
+    stage = pipe.build_stage(rank, torch.device("cpu"), group)
+    made = {"GPipe": pipelining.ScheduleGPipe, "1F1B": pipelining.Schedule1F1B}[schedule](
+        stage, MICRO, loss_fn=lambda output, target: cross_entropy(output.flatten(0, 1), target.flatten())
+    )
+    optimiser = torch.optim.SGD(stage.submod.parameters(), lr=0.01)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        if rank:
+            made.step(target=y, losses=[])
+        else:
+            made.step(x)
+        optimiser.step()
+
+    return lambda steps: timed(step, steps)
+
+
+def timed(step: Callable[[], None], steps: int) -> float:
+    """Seconds of `steps` of them, after some that are not timed."""
+    for _ in range(WARM):
+        step()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return time.perf_counter() - began
