@@ -15,17 +15,8 @@ from importlib.metadata import version
 
 from benchmarks.harness import Row, cores, table
 
-BENCHMARKS = (
-    "start",
-    "cell",
-    "values",
-    "prints",
-    "comm",
-    "signature",
-    "data",
-    "panels",
-    "snapshots",
-)  # modules, in the table's order
+# Modules, in the table's order.
+BENCHMARKS = ("start", "cell", "values", "prints", "comm", "signature", "data", "model", "panels", "snapshots")
 REPORTS = ("faults",)  # modules whose `report()` is a table of its own; only if named
 
 
