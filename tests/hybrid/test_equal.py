@@ -40,13 +40,31 @@ MICRO: dict[str, Case] = {
     "micro: resnet": (*zoo.ZOO["resnet"], {"micro": 2}, ()),
     "micro: ignored labels": (IGNORED_LATER.setup, IGNORED_LATER.train, {"micro": 2}, ()),
 }
+# Stages by their time: one layer is applied many times.
+SLOW = """
+class Slow(nn.Module):
+    def __init__(self): super().__init__(); self.a = nn.Linear(8, 8)
+    def forward(self, x):
+        for _ in range(60): x = torch.tanh(self.a(x))
+        return x
+model = nn.Sequential(Slow(), nn.Dropout(0.1), nn.Linear(8, 400), nn.ReLU(), nn.Linear(400, 8), nn.Linear(8, 4))
+x, y = torch.randn(8, 8), torch.randint(4, (8,))
+criterion = nn.CrossEntropyLoss()
+"""
+BORDERS: dict[str, Case] = {
+    "4x1: resnet": (*zoo.ZOO["resnet"], {"mesh": "4x1"}, ()),
+    "1x4: resnet": (*zoo.ZOO["resnet"], {"mesh": "1x4"}, ()),
+    "by size": (SLOW + zoo.SGD, zoo.TRAIN, {}, ()),
+    "by time": (SLOW + zoo.SGD, zoo.TRAIN, {"balance": "time"}, ()),
+    "placed": (*zoo.ZOO["mlp"], {"place": "model.0=1,model.2=1,model.4=0,model.6=0"}, ()),
+}
 PROGRAMS = [name for name in COMMON if "style" not in name]
 STYLES = [name for name in COMMON if "style" in name]
 if not os.environ.get("NBPAR_TEST_ALL"):
     STYLES = [name for name in STYLES if name in REFUSED] + STYLES[::3]
-CASES = {**OWN, **MICRO, **COMMON}
+CASES = {**OWN, **MICRO, **BORDERS, **COMMON}
 # Cases of one group run one after the other in one start of four ranks.
-GROUPS = [[*OWN, *MICRO], PROGRAMS[::2], PROGRAMS[1::2], STYLES]
+GROUPS = [[*OWN, *MICRO, *BORDERS], PROGRAMS[::2], PROGRAMS[1::2], STYLES]
 
 
 @functools.cache
@@ -68,7 +86,7 @@ def test_a_cell_is_equal_or_refused(group: int, name: str) -> None:
         assert outcome.random and outcome.keys
         assert outcome.difference <= TOLERANCE.get(name, 1e-12), outcome.worst
     lines, details = found[0].lines, found[0].details
-    split = any(counts.get("split") for counts in details["calls"].values())
+    split = any(counts.get("split") for counts in details.get("calls", {}).values())
     if name in WHOLE:
         assert any(WHOLE[name] in line for line in lines)
     elif name in COMMON:
@@ -76,3 +94,14 @@ def test_a_cell_is_equal_or_refused(group: int, name: str) -> None:
     elif name in OWN:
         assert split == (name != "branch"), lines
         assert set(details["placed"].values()) == {0, 1}
+
+
+def test_the_borders_of_the_mesh_are_the_other_modes() -> None:
+    data, model = (outcomes(0)[0][f"{mesh}: resnet"].details for mesh in ("4x1", "1x4"))
+    assert data["calls"] == {"ResNet": {"split": 4}} and "placed" not in data
+    assert set(model["placed"].values()) == {0, 1, 2, 3} and "calls" not in model
+
+
+def test_stages_are_divided_by_time_and_by_hand() -> None:
+    size, time, hand = (list(outcomes(0)[0][name].details["placed"].values()) for name in ("by size", "by time", "placed"))
+    assert (size, time, hand) == ([0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 0, 0])

@@ -99,6 +99,8 @@ x, y = torch.randn(8, 6), torch.randint(4, (8,))
 """
     cell = "loss = F.cross_entropy(model(x), y); loss.backward()"
     cases = {name: zoo.ZOO[name] for name in reasons}
+    ignored = common.CELLS["style: loss inside, dict, ignored later"]
+    cases["ignored"], reasons["ignored"] = (ignored.setup, ignored.train), "where labels are negative"
     cases |= {"mixing": (mixing, cell), "reads": (mixing + "model = Reads()", cell)}
     reasons |= {"mixing": "its pieces do not give", "reads": "it reads values into Python"}
     for results in in_pieces(2, cases):

@@ -60,7 +60,10 @@ class Micro:
             if known[key] is None and not self.count:
                 self._paces[module].whole()
         layout = known[key]
-        if layout is None or (_WEIGHT in layout and self._ignored(leaves)):
+        if layout is not None and _WEIGHT in layout and self._ignored(leaves):
+            self.say(f"micro-batches: {type(module).__name__} is called whole where labels are negative: a loss may ignore them")
+            layout = None
+        if layout is None:
             return run(*args, **kwargs)
         return _join([run(*a, **k) for a, k in pieces], layout, _shares(rows, count))
 
