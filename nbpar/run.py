@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nbpar.ranks.world import World
 
 DEFAULT = ("split", "live")  # panels, of cells that run for two seconds
+RELAYED = 1 << 16  # bytes; smaller values go from the kernel to each rank on other hosts
 SNAPSHOT = 60.0  # seconds between two snapshots of a lockstep cell, unless it says otherwise
 LOCKSTEP = frozenset({"data", "model", "tensor", "hybrid"})
 
@@ -170,6 +171,8 @@ def send_tasks(world: World, cell: Cell) -> Any:
         count=show.execution_count(),
         cwd=os.getcwd(),
         shared=len(packed.frames),
+        relayed=(sizes := relayed(world, cell, packed.frames)),
+        ranks=cell.ranks if sizes else (),
         states=RandomStates().capture() if cell.lockstep else {},
         sources=show.new_sources(world),
         out=cell.out,
@@ -178,8 +181,15 @@ def send_tasks(world: World, cell: Cell) -> Any:
         watched=not cell.quiet,
     )
     for rank in cell.ranks:
-        world.send(rank, Message("task", task, [*packed.frames, *packed.extra.get(rank, [])]))
+        shared = packed.frames if not sizes or rank == cell.ranks[0] else []
+        world.send(rank, Message("task", task, [*shared, *packed.extra.get(rank, [])]))
     return packed
+
+
+def relayed(world: World, cell: Cell, frames: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes of the values that ranks on several hosts hand on to each other; none where all get them from here."""
+    sizes = tuple(memoryview(frame).nbytes for frame in frames)
+    return sizes if world.spread and len(cell.ranks) > 1 and sum(sizes) >= RELAYED else ()
 
 
 def read_names(code: str) -> cells.Names:

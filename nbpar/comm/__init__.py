@@ -1,6 +1,7 @@
 """torch.distributed over mpi4py, traced, with waits that can be ended."""
 
 from .join import all_reduce_, join, leave, meet_at_end, renew, sum_over, watch
+from .relay import relay, way
 from .state import joined as world
 from .trace import Call, Summary, Trace, trace
 from .waiting import abort
@@ -14,9 +15,11 @@ __all__ = [
     "join",
     "leave",
     "meet_at_end",
+    "relay",
     "renew",
     "sum_over",
     "trace",
     "watch",
+    "way",
     "world",
 ]

@@ -70,6 +70,7 @@ class Rank:
             comm.join(world, os.environ["NBPAR_BACKEND"])
             patient.install()
             unlink_shared_memory(world)
+        self.hosts = world.allgather(os.uname().nodename)
         self.comm, self.patient, self.parallel = comm, patient, parallel
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size, shared=os.environ["NBPAR_SPREAD"] == "0")
@@ -137,6 +138,10 @@ class Rank:
         if task.cwd != os.getcwd():
             os.chdir(task.cwd)
         self.shell.remember(task.sources)
+        if task.relayed:
+            way = self.comm.way(self.rank, task.ranks, self.hosts)
+            here = task.shared if way.parent is None else 0
+            frames = [*self.comm.relay(frames[:here], task.relayed, way), *frames[here:]]
         self.values.load(frames[: task.shared], frames[task.shared :])
         own = self.random.capture() if task.lockstep else {}
         if task.lockstep:

@@ -11,7 +11,10 @@ from nbpar.ranks.pulse import Pulse
 
 @dataclass(frozen=True)
 class Task:
-    """One cell for a rank. Values come in the message's frames, the first `shared` of them the same for all ranks."""
+    """One cell for a rank. Values come in the message's frames, the first `shared` of them the same for all ranks.
+
+    relayed: sizes in bytes of the shared frames, if only the first of `ranks` has them and the others get them over MPI.
+    """
 
     number: int  # counts the cells of this world
     code: str
@@ -21,6 +24,8 @@ class Task:
     count: int  # the notebook's In[count]
     cwd: str
     shared: int
+    relayed: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
     states: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # the kernel's random states
     sources: Mapping[str, tuple[int, str]] = field(default_factory=dict, repr=False)  # earlier cells, for tracebacks
     out: frozenset[str] | None = None

@@ -25,8 +25,11 @@ def hosts() -> Iterator[Hosts]:
 
 @pytest.fixture(scope="package")
 def spread(hosts: Hosts) -> Iterator[Notebook]:
-    """A notebook on a host of its own, with two ranks on each of two others."""
-    with Notebook(within=hosts.enter("k")) as notebook:
+    """A notebook on a host of its own, with two ranks on each of two others.
+
+    MPI would find out that it is one machine after all, and use its memory: it is told to use the wire.
+    """
+    with Notebook(within=hosts.enter("k"), env=dict(os.environ, UCX_TLS="self,tcp")) as notebook:
         notebook.run(start(hosts))
         yield notebook
 

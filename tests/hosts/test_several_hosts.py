@@ -64,6 +64,19 @@ def train(model):
     assert spread.run("%%parallel data --show split,live\nloss = train(model)").shown
 
 
+def test_large_values_go_once_to_each_host(spread: Notebook, hosts: Hosts) -> None:
+    spread.run("big = torch.arange(1_000_000)")
+    before = {name: hosts.received(name) for name in "ab"}
+    assert spread.run("%%parallel\nprint(big.sum().item(), len(big))").said == {"499999500000 1000000"}
+    came = {name: hosts.received(name) - before[name] for name in "ab"}
+    assert all(8e6 < count < 9.6e6 for count in came.values()), came
+    assert spread.run("%%parallel --on 1,3\nprint(big[-1].item())").said == {"999999"}
+    before = {name: hosts.received(name) for name in "ab"}
+    assert spread.run("%%parallel\nprint(big[-1].item())").said == {"999999"}
+    spread.run("big += 1")
+    assert spread.run("%%parallel --on 1,2,3\nprint(big[-1].item())").said == {"1000000"}
+
+
 def test_an_exception_names_the_host(spread: Notebook) -> None:
     cell = spread.run("%%parallel\nif nbpar.rank() == 3:\n    raise ValueError('no')", fails=True)
     assert "### rank 3 of 4 on b" in cell.traceback and "ValueError: no" in cell.traceback
