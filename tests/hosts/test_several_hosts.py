@@ -65,7 +65,7 @@ def train(model):
 
 
 def test_large_values_go_once_to_each_host(spread: Notebook, hosts: Hosts) -> None:
-    spread.run("big = torch.arange(1_000_000)")
+    spread.run("import torch\nbig = torch.arange(1_000_000)")
     before = {name: hosts.received(name) for name in "ab"}
     assert spread.run("%%parallel\nprint(big.sum().item(), len(big))").said == {"499999500000 1000000"}
     came = {name: hosts.received(name) - before[name] for name in "ab"}
