@@ -17,7 +17,7 @@ from benchmarks.harness import Row, cores, table
 
 # Modules, in the table's order.
 BENCHMARKS = ("start", "cell", "values", "prints", "comm", "signature", "data", "model", "panels", "snapshots")
-REPORTS = ("faults",)  # modules whose `report()` is a table of its own; only if named
+REPORTS = ("faults", "scale")  # modules whose `report()` is a table of its own; only if named
 
 
 def measure(name: str) -> tuple[list[Row], bool]:
