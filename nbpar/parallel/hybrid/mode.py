@@ -42,6 +42,8 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
             raise OptionError(f"%%parallel hybrid has no option {name!r}.{suggest(name, (*OF_DATA, *OF_MODEL))}")
     of_data = {name: value for name, value in given.items() if name in OF_DATA}
     of_model = {name: value for name, value in given.items() if name in OF_MODEL}
+    if mesh.data > 1 and (how := given.get("how") or "layers") != "layers":
+        raise OptionError(f"--how {how} with --mesh {mesh}: a mesh of several replicas splits layers. Write --mesh 1x{mesh.size}.")
     if mesh.data == 1 or mesh.model == 1:
         border = data.mode(of_data, namespace, report) if mesh.model == 1 else model.mode(of_model, namespace, report)
         with border:
