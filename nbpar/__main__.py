@@ -10,6 +10,7 @@ import sys
 
 COMMANDS = {
     "demo": ("nbpar.demo", "run the demo notebook over two ranks and compare with one process"),
+    "doctor": ("nbpar.doctor", "say what is here, how to mend what is missing, and try two ranks"),
     "kernel": ("nbpar.kernel.commands", "install, list and remove kernels that come with their ranks"),
     "where": ("nbpar.where", "show where the ranks of running cells are: Python stack and collective"),
 }

@@ -223,6 +223,5 @@ class Exchange:
         silent = name_ranks(self._missing())
         self._world.stop()
         raise KeyboardInterrupt(
-            f"The processes of rank {silent} did not stop and were ended. All variables are in the notebook; "
-            "the next %%parallel cell starts new ranks."
+            f"The processes of rank {silent} did not stop and were ended. All variables are in the notebook. {self._world.again}"
         )

@@ -31,9 +31,9 @@ class ParallelMagics(Magics):
         current = ranks.current()
         settings = None
         if size is not None and (current is None or current.size != size):
+            settings = Settings(size=size) if current is None else current.resized(size)
             if current is not None:
                 show.note(f"{current.size} ranks are replaced by {size}. {current.lost()}".rstrip())
-            settings = Settings(size=size) if current is None else _resized(current.settings, size)
         running = ranks.ensure(self.shell.user_ns, settings)
         for rank in given.get("on", ()):
             if rank >= running.size:
@@ -86,12 +86,6 @@ class ParallelMagics(Magics):
 
 
 ParallelMagics.parallel_cell.__doc__ = ParallelMagics.parallel_line.__doc__ = options.usage()  # type: ignore[assignment]
-
-
-def _resized(settings: Settings, size: int) -> Settings:
-    from dataclasses import replace
-
-    return replace(settings, size=size)
 
 
 def numbered(line: str, cell: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from nbpar.errors import OptionError
+from nbpar.errors import NbparError
 from nbpar.kernel.spec import Spec, install, installed, remove
 
 
@@ -24,6 +24,12 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument("--prefix", metavar="P", help="below P/share/jupyter/kernels")
     add.add_argument("--mpiexec", metavar="PATH", help="the MPI launcher (default: see `%%parallel?`)")
     add.add_argument("--mpi-args", default="", metavar='"…"', help="more options for the launcher")
+    add.add_argument(
+        "--interface", metavar="ADDRESS", help="where the kernel listens for its ranks (default: nowhere, on one host)"
+    )
+    add.add_argument(
+        "--by-launcher", action="store_true", help="the launcher starts the kernel too, where only it may start processes"
+    )
     add.add_argument(
         "--env",
         action="append",
@@ -56,7 +62,8 @@ def variable(text: str) -> tuple[str, str]:
 
 
 def _install(chosen: argparse.Namespace) -> None:
-    spec = Spec(chosen.size, chosen.name, chosen.display_name, chosen.mpiexec, chosen.mpi_args, dict(chosen.env))
+    fields = ("size", "name", "display_name", "mpiexec", "mpi_args", "interface", "by_launcher")
+    spec = Spec(**{name: getattr(chosen, name) for name in fields}, env=dict(chosen.env))
     prefix = chosen.prefix or (sys.prefix if chosen.sys_prefix or (in_environment() and not chosen.user) else None)
     folder = install(spec, user=prefix is None, prefix=prefix)
     print(f"{spec.title}: {folder}\nRemove it by `python -m nbpar kernel remove {spec.directory}`.")
@@ -85,7 +92,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser().parse_args(arguments)
     try:
         chosen.run(chosen)
-    except OptionError as error:
+    except NbparError as error:
         print(f"nbpar: {error}", file=sys.stderr)
         return 1
     return 0

@@ -13,19 +13,26 @@ from ipykernel.kernelspec import write_kernel_spec
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from nbpar.errors import OptionError, suggest
+from nbpar.ranks import launch
+from nbpar.ranks.world import Settings
 
 OURS = "nbpar"  # key in a kernelspec's metadata
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a kernelspec says. size: None for what the machine offers when the kernel starts; env: variables of kernel and ranks."""
+    """What a kernelspec says. size: None for what the machine offers when the kernel starts; env: variables of kernel and ranks.
+
+    by_launcher: the command line begins with the MPI launcher, which starts kernel and ranks.
+    """
 
     size: int | None = None
     name: str = ""
     display_name: str = ""
     mpiexec: str | None = None
     mpi_args: str = ""
+    interface: str | None = None
+    by_launcher: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -45,15 +52,20 @@ class Spec:
         return f"Python {sys.version_info.major} ({many})"
 
     def command(self) -> list[str]:
-        """The kernel's command line, in which Jupyter puts the connection file."""
-        words = [sys.executable, "-m", "nbpar.kernel", "-f", "{connection_file}"]
+        """The kernel's command line, in which Jupyter puts the connection file. Raises LaunchError if it needs a launcher."""
+        module = ["nbpar.kernel", "-f", "{connection_file}"]
+        if self.interface:
+            module += [f"--interface={self.interface}"]
+        if self.by_launcher:
+            size = Settings().default_size if self.size is None else self.size
+            return launch.find(self.mpiexec, full=bool(self.mpi_args)).command(size, self.mpi_args, module=module)
         if self.size is not None:
-            words += ["-n", str(self.size)]
+            module += ["-n", str(self.size)]
         if self.mpiexec:
-            words += [f"--mpiexec={self.mpiexec}"]
+            module += [f"--mpiexec={self.mpiexec}"]
         if self.mpi_args:
-            words += [f"--mpi-args={self.mpi_args}"]
-        return words
+            module += [f"--mpi-args={self.mpi_args}"]
+        return [sys.executable, "-m", *module]
 
     def content(self) -> dict[str, Any]:
         """kernel.json, as far as it differs from ipykernel's."""

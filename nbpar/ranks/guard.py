@@ -23,6 +23,7 @@ from typing import Any
 ADDRESS = "NBPAR_ADDRESS"  # environment variable that leads a rank to its kernel: a folder, or host and two ports
 KERNEL = "NBPAR_KERNEL"  # environment variable "host:pid" of the kernel
 FOLDER = "NBPAR_FOLDER"  # environment variable with a folder for the rank's sockets, where it cannot use the kernel's
+OUTLIVE = "NBPAR_OUTLIVE"  # environment variable: the launcher started the kernel too, and would end it with a guard
 INTERRUPT = struct.Struct("qq")  # cell, number of the interrupt
 GRACE = 0.3  # seconds for the last message to leave
 MEMORY_RECORDS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")  # of this host, and of this container
@@ -75,6 +76,15 @@ def watch(child: int, rank: int, shared: mmap.mmap) -> int:
     for source in (socket, monitor, *(descriptor for descriptor in ends.values() if descriptor is not None)):
         poller.register(source, zmq.POLLIN)
     launcher, kills = os.getppid(), out_of_memory_kills()
+
+    def alone(events: dict[Any, int]) -> bool:
+        """The kernel or the launcher is gone."""
+        if not (monitor in events or ends["kernel"] in events or os.getppid() != launcher):
+            return False
+        if os.environ[ADDRESS].startswith("ipc://"):
+            shutil.rmtree(folder(), ignore_errors=True)  # of the sockets
+        return True
+
     period = 1000 if ends["child"] is not None else 50
     while True:
         events: dict[Any, int] = dict(poller.poll(period))
@@ -83,12 +93,16 @@ def watch(child: int, rank: int, shared: mmap.mmap) -> int:
             code = os.waitstatus_to_exitcode(status)
             starved = code == -signal.SIGKILL and out_of_memory_kills() > kills
             send(socket, Message("exit", {"code": code, "peak": usage.ru_maxrss * 1024, "out_of_memory": starved}))
-            time.sleep(GRACE)
-            return code if code >= 0 else 128 - code
-        if monitor in events or ends["kernel"] in events or os.getppid() != launcher:
-            if os.environ[ADDRESS].startswith("ipc://"):
-                shutil.rmtree(folder(), ignore_errors=True)  # of the sockets
-            return 1  # the kernel or the launcher is gone
+            if OUTLIVE not in os.environ:
+                time.sleep(GRACE)
+                return code if code >= 0 else 128 - code
+            for source in filter(None, (socket, ends["child"])):
+                poller.unregister(source)
+            while not alone(dict(poller.poll(1000))):
+                pass
+            return 0
+        if alone(events):
+            return 1
         if socket in events:
             message = receive(socket)
             if message.kind == "interrupt":

@@ -36,9 +36,17 @@ class Launcher:
     kind: str
     why: str
 
-    def command(self, size: int, extra: str = "", hosts: Sequence[Host] = (), variables: Iterable[str] = ()) -> list[str]:
+    def command(
+        self,
+        size: int,
+        extra: str = "",
+        hosts: Sequence[Host] = (),
+        variables: Iterable[str] = (),
+        module: Sequence[str] = ("nbpar.ranks.rank",),
+    ) -> list[str]:
         """The command line that starts `size` ranks, on this host if no other is named.
 
+        module: what the started processes run, and its arguments.
         variables: names of what the ranks must have from the environment. Their values travel by the launcher's own channel.
         Raises LaunchError if this launcher cannot place ranks on `hosts`.
         """
@@ -47,7 +55,7 @@ class Launcher:
             "hydra": [] if hosts else ["-launcher", "fork"],
         }
         place = self._place(hosts, variables) if hosts else []
-        rank = [sys.executable, "-m", "nbpar.ranks.rank"]
+        rank = [sys.executable, "-m", *module]
         return [self.path, "-n", str(size), *options.get(self.kind, []), *place, *shlex.split(extra), *rank]
 
     def _place(self, hosts: Sequence[Host], variables: Iterable[str]) -> list[str]:

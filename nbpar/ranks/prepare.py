@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # SLURM_NTASKS is the allocation's, not srun's
+LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
+LAUNCHERS = ("PMI", "OMPI_", "PRTE_", "MPI_LOCAL", "HYDI_", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_")  # beginnings
+LAUNCHED = "NBPAR_LAUNCHED"  # environment variable of a kernel that came with its ranks: their number, and on one host or many
 
 
 def rank_from_launcher() -> int:
@@ -13,9 +18,26 @@ def rank_from_launcher() -> int:
     return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
 
 
+def size_from_launcher() -> int:
+    """How many processes the launcher started with this one; 1 where none did."""
+    return next((int(os.environ[name]) for name in SIZE_VARIABLES if name in os.environ), 1)
+
+
+def hosts_from_launcher() -> str:
+    """'one' or 'many': the hosts on which the launcher started processes."""
+    local = next((int(os.environ[name]) for name in LOCAL_SIZE_VARIABLES if name in os.environ), size_from_launcher())
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
+    return "many" if nodes > 1 or local < size_from_launcher() else "one"
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which nothing says that a launcher started this process."""
+    return {name: value for name, value in environment.items() if not name.startswith(LAUNCHERS)}
+
+
 def local_size() -> int:
     """Ranks on this host, from what the launcher set; all of them where it set nothing."""
-    names = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE", "NBPAR_SIZE")
+    names = (*LOCAL_SIZE_VARIABLES, "SLURM_NTASKS_PER_NODE", "NBPAR_SIZE")
     return next(int(os.environ[name]) for name in names if name in os.environ)
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from nbpar.display.stream import name_ranks
@@ -123,30 +123,35 @@ class World:
         return self
 
     def _start(self, launcher: launch.Launcher) -> None:
-        settings = self.settings
-        names = [host.name for host in settings.hosts] or (places.of_slurm() if launcher.kind == "srun" else ())
-        self.spread = bool(names)
-        interface = settings.interface or (places.own_address(names) if names else None)
-        self._hub = Hub(interface)
+        self._hub = Hub(self._reach(launcher))
         self._log = tempfile.TemporaryFile()
         self.facts, self.last_lines, self.hurt = [], {}, False
         self.produced = dict.fromkeys(range(self.size), 0)
         self.sent_sources = set()
         try:
-            own = self._environment(self._hub.environment)
-            self._launcher = subprocess.Popen(
-                launcher.command(self.size, settings.mpi_args, settings.hosts, own),
-                env={**({} if names else ONE_HOST), **os.environ, **own},
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # signals for the notebook's process group do not reach the ranks
-            )
+            self._launcher = self._launch(launcher, self._environment(self._hub.environment))
             self.facts = self._handshake(launcher)
         except BaseException:
             self._tear_down()
             raise
         self.values = KernelEnd(self.namespace, self.size, shared=not self.spread)
+
+    def _reach(self, launcher: launch.Launcher) -> str | None:
+        """The address at which ranks reach the kernel, None for Unix sockets; whether they are spread over several hosts."""
+        settings = self.settings
+        names = [host.name for host in settings.hosts] or (places.of_slurm() if launcher.kind == "srun" else ())
+        self.spread = bool(names)
+        return settings.interface or (places.own_address(names) if names else None)
+
+    def _launch(self, launcher: launch.Launcher, own: dict[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            launcher.command(self.size, self.settings.mpi_args, self.settings.hosts, own),
+            env={**({} if self.spread else ONE_HOST), **os.environ, **own},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # signals for the notebook's process group do not reach the ranks
+        )
 
     def stop(self) -> None:
         """Ends the ranks; nothing of them is left when it returns. What the notebook holds stays."""
@@ -169,6 +174,15 @@ class World:
         """Fresh processes, the same variables."""
         self.stop()
         return self.start()
+
+    def resized(self, size: int) -> Settings:
+        """The settings of a world like this one with `size` ranks. Raises OptionError if it cannot have them."""
+        return replace(self.settings, size=size)
+
+    @property
+    def again(self) -> str:
+        """How ranks come after these have died."""
+        return "The next %%parallel cell starts new ranks."
 
     def _environment(self, channel: dict[str, str]) -> dict[str, str]:
         """What the ranks must have, besides what the notebook has."""
@@ -335,7 +349,7 @@ class World:
         host = self.facts[gone[0]]["host"]
         there, lost = [rank for rank in gone if self.facts[rank]["host"] == host], self.lost()
         self._tear_down()
-        text = f"{host} cannot be reached any more: nothing was heard of rank {name_ranks(there)}. {after(lost)}"
+        text = f"{host} cannot be reached any more: nothing was heard of rank {name_ranks(there)}. {after(lost, self.again)}"
         raise RankDied(text, rank=there[0], host=host, reason="its host cannot be reached")
 
     def _fell(self, first: Message | None) -> RankDied:
@@ -345,7 +359,7 @@ class World:
         self._tear_down()
         if first is None:
             return RankDied(
-                f"The launcher ended ({describe_exit(status or 0)}) and took the ranks with it. {after(lost)}",
+                f"The launcher ended ({describe_exit(status or 0)}) and took the ranks with it. {after(lost, self.again)}",
                 rank=-1, host=os.uname().nodename, reason=describe_exit(status or 0),
             )  # fmt: skip
         rank, reason = first.rank, describe_exit(first.header["code"])
@@ -355,13 +369,13 @@ class World:
         text = f"rank {rank} (process {pid} on {host}) ended: {reason}."
         if line := self.last_lines.get(rank):
             text += f" Its last line of output: {line!r}."
-        return RankDied(f"{text} {after(lost)}", rank=rank, host=host, reason=reason)
+        return RankDied(f"{text} {after(lost, self.again)}", rank=rank, host=host, reason=reason)
 
 
-def after(lost: str) -> str:
+def after(lost: str, again: str) -> str:
     """What a death means for the variables, and what comes next."""
     kept = f"{lost} The other variables" if lost else "Its variables"
-    return f"{kept} are in the notebook; the next %%parallel cell starts new ranks."
+    return f"{kept} are in the notebook. {again}"
 
 
 def describe_exit(code: int) -> str:

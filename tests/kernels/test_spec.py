@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from nbclient import NotebookClient
 
 from nbpar.__main__ import main
 from tests.faults.common import family, gone
+from tests.kernels.common import interrupted
 from tests.notebook import Notebook
 
 Install = Callable[..., Path]
@@ -70,16 +70,6 @@ def test_wrong_options_end_with_status_2(words: list[str], place: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["kernel", "install", *words])
     assert ended.value.code == 2
-
-
-def interrupted(notebook: Notebook, mark: Path) -> str:
-    """The error of a cell that is interrupted once it runs."""
-    mark.unlink(missing_ok=True)
-    sleeping = notebook.send(f"%%parallel\nimport time\nopen({str(mark)!r}, 'a').close()\ntime.sleep(60)")
-    while not mark.exists():
-        time.sleep(0.1)
-    notebook.interrupt()
-    return notebook.collect(sleeping, 20).error
 
 
 def test_ranks_are_ready_interruptible_and_end_with_the_kernel(install: Install, tmp_path: Path) -> None:
