@@ -140,6 +140,14 @@ CELL = (
         modes=("data", "model", "hybrid"),
         default=3,
     ),
+    Option(
+        "--how",
+        "layers: each rank some of them; tensor: each rank some columns of each",
+        str,
+        "HOW",
+        choices=("layers", "tensor"),
+        modes=("model",),
+    ),
     Option("--loss", "local: the loss of each rank's own rows", str, "WHERE", choices=("global", "local"), modes=ROWS),
 )
 

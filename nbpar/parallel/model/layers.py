@@ -105,11 +105,16 @@ def roots(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, nn.Module]:
     return found
 
 
-def refuse_nested(module: nn.Module, mask: Tensor | None) -> None:
-    """In evaluation torch's encoder takes a way of its own, which leaves zeros at masked positions."""
+def nests(module: nn.Module, mask: Tensor | None) -> bool:
+    """Whether torch's encoder may take its way for evaluation, which leaves zeros at masked positions."""
     if not isinstance(module, nn.TransformerEncoder) or mask is None or module.training or torch.is_grad_enabled():
-        return
-    if module.enable_nested_tensor and torch.backends.mha.get_fastpath_enabled():
+        return False
+    return bool(module.enable_nested_tensor and torch.backends.mha.get_fastpath_enabled())
+
+
+def refuse_nested(module: nn.Module, mask: Tensor | None) -> None:
+    """That way needs all layers on one rank."""
+    if nests(module, mask):
         raise Unsupported(
             "nn.TransformerEncoder in evaluation with src_key_padding_mask, on several ranks: write "
             "torch.backends.mha.set_fastpath_enabled(False) before, or --place the encoder on one rank"

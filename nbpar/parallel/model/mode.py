@@ -19,6 +19,7 @@ from .session import Options, Session, meet
 from .transfer import forget
 from .whole import make_whole
 
+_HOWS = ("layers", "tensor")
 _BALANCES = ("params", "memory", "time")
 KNOWN = ("micro", "place", "balance", "how", "keep", "out", "units", "group", "checked", "failed")
 
@@ -34,6 +35,12 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     At the start, tensors in `namespace` are real and equal on all ranks; at the end they are again, under the same objects.
     Raises Unsupported where a line cannot run without risking a wrong number, CollectiveMismatch where ranks disagree.
     """
+    if options.get("how") == "tensor":
+        from nbpar.parallel import tensor
+
+        with tensor.mode(options, namespace, report) as told:
+            yield told
+        return
     chosen = parse(options)
     if report is None:
         report = Report()
@@ -129,9 +136,11 @@ def parse(options: Mapping[str, object]) -> Options:
     balance = str(options.get("balance") or "params")
     if balance not in _BALANCES:
         raise OptionError(f"--balance {balance}: one of {', '.join(_BALANCES)}.{suggest(balance, _BALANCES)}")
-    how = options.get("how") or "layers"
-    if how != "layers":
-        raise OptionError(f"--how {how}: only 'layers' so far")
+    how = str(options.get("how") or "layers")
+    if how not in _HOWS:
+        raise OptionError(f"--how {how}: one of {', '.join(_HOWS)}.{suggest(how, _HOWS)}")
+    if how == "tensor":
+        raise OptionError("--how tensor: with %%parallel model, or a mesh of one row")
     keep = options.get("keep") or ()
     names = tuple(keep.split(",")) if isinstance(keep, str) else tuple(map(str, keep))  # type: ignore[call-overload]
     return Options(

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -215,7 +215,14 @@ class End:
     transfers: str
 
 
-def meet(session: Session, error: BaseException | None) -> None:
+class Met(Protocol):
+    """What a meeting looks at. failure: one that the cell itself may not have seen."""
+
+    channel: Channel
+    failure: BaseException | None
+
+
+def meet(session: Met, error: BaseException | None) -> None:
     """The ranks say how the cell ended. Returns where it ended alike: without an error, or with the same one.
 
     Otherwise nothing that the cell did can be trusted. An error of some ranks is raised on the others too.
