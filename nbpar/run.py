@@ -215,9 +215,9 @@ def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply], *, full: boo
     names = read_names(cell.code).reads
     values = {name: world.namespace[name] for name in names if name in world.namespace}
     first = replies.get(cell.ranks[0])
-    placed = first.details.get("placed") if first else None
+    placed, split = (first.details.get("placed"), first.details.get("split")) if first else (None, None)
     rows = sum(first.pulse.rows) if first and first.pulse else 0
-    return outline(values, cell.mode, len(cell.ranks), cell.options, placed=placed, rows=rows, full=full)
+    return outline(values, cell.mode, len(cell.ranks), cell.options, placed=placed, split=split, rows=rows, full=full)
 
 
 def remember(world: World, record: Record, watch: Watch | None) -> None:

@@ -23,7 +23,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Held:
-    """Layers that are drawn as one row. parameters: how many; bytes: of weights and buffers."""
+    """Layers that are drawn as one row. parameters: how many; bytes: of weights and buffers. columns: how many each rank holds."""
 
     name: str
     ranks: tuple[int, ...]
@@ -31,13 +31,14 @@ class Held:
     bytes: int
     count: int = 1
     kind: str = ""
+    columns: tuple[int, ...] = ()
 
 
 def split(plan: Plan) -> list[Grid]:
     """What a plan says about who holds what, the first grid the most telling one."""
     held = [
-        Held(layer.name, plan.ranks_of(k), layer.parameters, layer.weights + layer.buffers, kind=layer.kind)
-        for k, layer in enumerate(plan.layers)
+        Held(layer.name, plan.ranks_of(k), layer.parameters, layer.weights + layer.buffers, kind=layer.kind, columns=columns)
+        for k, (layer, columns) in enumerate(zip(plan.layers, plan.columns or ((),) * len(plan.layers), strict=True))
     ]
     grids = [layers(held, plan.mesh.size, _axes(plan))]
     if plan.figures.rows:
@@ -49,6 +50,8 @@ def split(plan: Plan) -> list[Grid]:
 
 def _axes(plan: Plan) -> str:
     data, model = plan.mesh.data, plan.mesh.model
+    if plan.columns:
+        return f"the columns of each over {model} ranks"
     if model == 1:
         return f"each of {data} ranks has a replica" if data > 1 else "one rank has all"
     stages = f"{model} stages of layers"
@@ -59,10 +62,7 @@ def layers(held: Sequence[Held], ranks: int, how: str) -> Grid:
     """Layers × ranks. Where there are many layers, neighbours on the same ranks share a row."""
     total = sum(layer.parameters for layer in held)
     shown = fold(held, MOST_ROWS)
-    cells = tuple(
-        tuple(Cell("replica" if len(row.ranks) > 1 else "own") if rank in row.ranks else NOTHING for rank in range(ranks))
-        for row in shown
-    )
+    cells = tuple(tuple(_held(row, rank) for rank in range(ranks)) for row in shown)
     return Grid(
         "split",
         f"Who holds which layer: {count_of(len(held), 'layer')}, {number(total)} parameters; {how}",
@@ -74,6 +74,14 @@ def layers(held: Sequence[Held], ranks: int, how: str) -> Grid:
     )
 
 
+def _held(row: Held, rank: int) -> Cell:
+    if row.columns:
+        return Cell("part", label=count_of(row.columns[rank], "column") if row.count == 1 else "columns of each")
+    if rank not in row.ranks:
+        return NOTHING
+    return Cell("replica" if len(row.ranks) > 1 else "own")
+
+
 def fold(held: Sequence[Held], most: int) -> list[Held]:
     """Neighbours with the same ranks and the same beginning of their names joined, until there are at most so many rows."""
     deepest = max((layer.name.count(".") for layer in held), default=0) + 1
@@ -83,7 +91,7 @@ def fold(held: Sequence[Held], most: int) -> list[Held]:
             break
         folded = [
             _join(list(group), depth)
-            for _, group in groupby(held, key=lambda layer, d=depth: (layer.ranks, layer.name.split(".")[:d]))  # type: ignore[misc]
+            for _, group in groupby(held, key=lambda layer, d=depth: (layer.ranks, bool(layer.columns), layer.name.split(".")[:d]))  # type: ignore[misc]
         ]
     return folded
 
@@ -93,7 +101,14 @@ def _join(group: list[Held], depth: int) -> Held:
         return group[0]
     prefix = ".".join(group[0].name.split(".")[:depth])
     name = prefix or f"{group[0].name} … {group[-1].name}"
-    return Held(name, group[0].ranks, sum(h.parameters for h in group), sum(h.bytes for h in group), sum(h.count for h in group))
+    return Held(
+        name,
+        group[0].ranks,
+        sum(h.parameters for h in group),
+        sum(h.bytes for h in group),
+        sum(h.count for h in group),
+        columns=group[0].columns,
+    )
 
 
 def rows(plan: Plan) -> Grid:
@@ -106,6 +121,8 @@ def rows(plan: Plan) -> Grid:
         )
         first += count
     how = "each replica has its own" if plan.mesh.data > 1 else "all go through every stage"
+    if plan.columns:
+        how = "every rank takes all of them"
     if plan.micro > 1:
         how += f", in {plan.micro} micro-batches"
     return Grid(

@@ -19,6 +19,7 @@ KINDS = ("weights", "buffers", "gradients", "state", "activations")
 @dataclass(frozen=True)
 class Plan:
     """owners: the stage of each layer. micro: micro-batches. small: the figures of half the batch, from which others follow.
+    columns: where single layers are split (`--how tensor`), each rank's columns by layer; empty for one whole on every rank.
 
     Predicted: memory, sent, waiting. Without a batch, activations and what passes between stages count as 0.
     """
@@ -30,6 +31,7 @@ class Plan:
     micro: int = 1
     schedule: str = "gpipe"
     small: Figures | None = field(default=None, repr=False)
+    columns: tuple[tuple[int, ...], ...] = ()
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -41,7 +43,9 @@ class Plan:
         return shares(self.figures.rows, self.mesh.data)
 
     def ranks_of(self, layer: int) -> tuple[int, ...]:
-        """The ranks that hold a layer."""
+        """The ranks that hold a layer, or columns of it."""
+        if self.columns:
+            return tuple(range(self.mesh.size))
         return self.mesh.holders(self.owners[layer])
 
     @cached_property
@@ -50,11 +54,22 @@ class Plan:
         return tuple(self._memory(*self.mesh.place(rank)) for rank in range(self.mesh.size))
 
     def _memory(self, replica: int, stage: int) -> dict[str, int]:
+        if self.columns:
+            return self._columns_memory(stage)
         own = [k for k, owner in enumerate(self.owners) if owner == stage]
         amounts = {kind: sum(getattr(self.layers[k], kind) for k in own) for kind in KINDS}
         alive = kept(self.schedule, self.mesh.model, self.micro, stage) if self.micro > 1 else 1.0
         amounts["activations"] = round(alive * sum(self.activations(k, self.rows[replica]) for k in own))
         return amounts
+
+    def _columns_memory(self, rank: int) -> dict[str, int]:
+        """Buffers and the outputs of layers are whole on every rank."""
+        amounts: dict[str, float] = dict.fromkeys(KINDS, 0)
+        for layer, columns in zip(self.layers, self.columns, strict=True):
+            share = columns[rank] / sum(columns) if columns else 1.0
+            for kind in KINDS:
+                amounts[kind] += getattr(layer, kind) * (1.0 if kind in ("buffers", "activations") else share)
+        return {kind: round(amount) for kind, amount in amounts.items()}
 
     def activations(self, layer: int, rows: int) -> float:
         """Bytes that a layer keeps for the backward pass of so many rows: on the line through two measured sizes."""
@@ -108,6 +123,8 @@ class Plan:
     @property
     def waiting(self) -> float:
         """The share of a step in which stages wait for each other (the pipeline's bubble), or replicas for the largest share."""
+        if self.columns:
+            return 0.0
         if self.mesh.model > 1:
             return bubble(self.spans, self.mesh.model)
         most = max(self.rows, default=0)
