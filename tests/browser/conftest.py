@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nbpar.__main__ import main
 from tests.browser.lab import FLAGS, Page, chromium, server
 
 
@@ -33,6 +34,7 @@ def browser() -> Iterator[Any]:
 def jupyter(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """(address, folder of notebooks) of a server for all tests."""
     root, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
+    assert main(["kernel", "install", "-n", "2", "--prefix", str(home)]) == 0
     with server(root, home) as base:
         yield base, root
 

@@ -62,11 +62,11 @@ class Page:
             self.foreign.append(route.request.url)
             route.abort()
 
-    def open(self, name: str, *cells: str, app: str = "lab/tree") -> None:
+    def open(self, name: str, *cells: str, app: str = "lab/tree", kernel: str = "python3") -> None:
         """A notebook of these cells, or one that is there already, with a kernel that is ready."""
         if cells:
             notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-            notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            notebook.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
             nbformat.write(notebook, self.root / name)
         self.page.goto(f"{self.base}/{app}/{name}?{'reset&' if app == 'lab/tree' else ''}token={TOKEN}")
         self.ready()
@@ -96,7 +96,7 @@ class Page:
 
 @contextmanager
 def server(root: Path, home: Path) -> Iterator[str]:
-    """The server's address. root: where notebooks are; home: for its settings and logs."""
+    """The server's address. root: where notebooks are; home: for its settings and logs, and a prefix for kernelspecs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -106,7 +106,7 @@ def server(root: Path, home: Path) -> Iterator[str]:
         path.write_text(json.dumps(values))
     folders = {
         "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-        "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "JUPYTER_PATH": "share/jupyter", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     }  # fmt: skip
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
