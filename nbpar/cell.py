@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 import symtable
+import sys
 from dataclasses import dataclass
 
 from IPython.core.inputtransformer2 import TransformerManager
@@ -44,14 +45,33 @@ def names(source: str) -> Names:
     """The names in a cell's source, magics and shell lines included. Raises SyntaxError where the cell does not parse."""
     python = _transformer().transform_cell(source)
     reader = _Reader()
-    reader.scopes(symtable.symtable(python, "<cell>", "exec"))
     tree = ast.parse(python)
+    reader.scopes(_symbols(python))
     for node in ast.walk(tree):
         reader.node(node)
     first = FirstUse()
     first.visit(tree)
     reads = frozenset(reader.reads - {"get_ipython"})
     return Names(reads, frozenset(reader.binds), frozenset(reader.dynamic), frozenset(first.stored))
+
+
+def _symbols(python: str) -> symtable.SymbolTable:
+    """The scopes of a text. From Python 3.12 on, comprehensions are no scopes of their own any more (PEP 709); generators are."""
+    if sys.version_info >= (3, 12):
+        python = ast.unparse(_Generators().visit(ast.parse(python)))
+    return symtable.symtable(python, "<cell>", "exec")
+
+
+class _Generators(ast.NodeTransformer):
+    """Comprehensions as generators, which read and bind the same names."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators))
 
 
 class FirstUse(ast.NodeVisitor):

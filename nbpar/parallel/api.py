@@ -37,7 +37,8 @@ def split(function: Callable[..., Any] | None = None, *, batch_dim: int | None =
 
     The function must treat the rows of its tensor arguments independently; its first call is compared with a whole one.
     batch_dim: the dimension of the rows, where it is not found by itself. Used as `@nbpar.split`, as
-    `@nbpar.split(batch_dim=1)` or as `nbpar.split(function, batch_dim=1)`.
+    `@nbpar.split(batch_dim=1)` or as `nbpar.split(function, batch_dim=1)`. A function that mixes rows runs whole on every
+    rank, and a line says so. Outside of `%%parallel data` it is the function itself.
     """
     if function is None:
         return functools.partial(split, batch_dim=batch_dim)

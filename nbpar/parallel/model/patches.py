@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from nbpar.errors import Unsupported
-from nbpar.parallel.inner import Inner
+from nbpar.parallel.inner import Inner, of_class
 
 from .channel import channel
 from .checkpoints import LINE, generator, reentrant
@@ -40,7 +40,7 @@ def patched(call: Call, say: Callable[[str], None]) -> Iterator[None]:
         replace(nn.Module, "__call__", lambda original: _module_call(original, call))
         replace(Tensor, "_reduce_ex_internal", _pickled_whole)
         replace(torch._C, "_group_tensors_by_device_and_dtype", lambda _: group_as_on_one_device)
-        replace(Function, "apply", lambda original: _function_apply(original.__func__, say))
+        replace(Function, "apply", lambda original: _function_apply(of_class(original), say))
         replace(torch.autograd, "backward", _without_mode)
         replace(torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", lambda original: _checkpoint(original, say))
         for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
