@@ -56,6 +56,7 @@ class Last:
 
     @cached_property
     def timeline(self) -> Timeline:
+        """What each rank did when: phases of training and calls to others, in seconds on the host's clock."""
         begin, end = {}, {}
         for rank, reply in self.record.replies.items():
             columns = self.traffic.of(rank)
@@ -88,14 +89,15 @@ class Last:
 
     @property
     def matrix(self) -> Any:
-        """Bytes from rank (row) to rank (column), as a pandas DataFrame."""
+        """Bytes from rank (row) to rank (column), as a pandas DataFrame of ranks × ranks."""
         import pandas
 
         return pandas.DataFrame(self.traffic.matrix(len(self.record.replies)))
 
     @property
     def figures(self) -> dict[str, Any]:
-        """seconds, ranks, shares of time, calls and bytes, in one dict of plain numbers."""
+        """seconds (wall time in the kernel), ranks, steps, calls, bytes between ranks, bytes_in and bytes_out between kernel
+        and ranks, and shares of the ranks' time (share_forward, share_wait, …; 0 to 1), in one dict of plain numbers."""
         shares = self.timeline.shares(self.timeline.start, max(self.timeline.end.values(), default=0.0))
         return {
             "seconds": self.record.seconds,
@@ -114,7 +116,7 @@ class Last:
         return output.folded(self.live.lines.by_rank) if self.live else []
 
     def export_trace(self, path: str | os.PathLike[str]) -> None:
-        """Write the timeline for chrome://tracing or ui.perfetto.dev."""
+        """Write the timeline for chrome://tracing or ui.perfetto.dev, as JSON. Raises OSError."""
         self.timeline.export(path)
 
     def panels(self, names: Sequence[str] = NAMES, *, opened: bool = True) -> Panels:

@@ -35,6 +35,7 @@ class Plan:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
+        """The model's layers in the order of their first call, with their bytes and work."""
         return self.figures.layers
 
     @cached_property
@@ -50,7 +51,7 @@ class Plan:
 
     @cached_property
     def memory(self) -> tuple[dict[str, int], ...]:
-        """Bytes by kind, for each rank, at the fullest moment of a training step."""
+        """Bytes by kind (weights, gradients, state, …), for each rank, at the fullest moment of a training step."""
         return tuple(self._memory(*self.mesh.place(rank)) for rank in range(self.mesh.size))
 
     def _memory(self, replica: int, stage: int) -> dict[str, int]:
@@ -112,7 +113,7 @@ class Plan:
 
     @cached_property
     def spans(self) -> list[Span]:
-        """A step's time over the stages, in units of work."""
+        """A step's time over the stages, in operations: those of the forward pass, and twice as many backward."""
         work = [0.0] * self.mesh.model
         for layer, owner in zip(self.layers, self.owners, strict=True):
             work[owner] += layer.work
@@ -132,6 +133,7 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """What could not be reckoned, and why."""
         return self.figures.notes
 
     def _repr_mimebundle_(self, **_: Any) -> Any:

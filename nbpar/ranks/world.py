@@ -84,14 +84,17 @@ class World:
 
     @property
     def running(self) -> bool:
+        """Whether the ranks are there. They may have died since the last cell: the next one finds out and replaces them."""
         return self._hub is not None
 
     @property
     def pids(self) -> list[int]:
+        """Process ids by rank, on the ranks' hosts; empty before the first start."""
         return [fact["pid"] for fact in self.facts]
 
     @property
     def hosts(self) -> list[str]:
+        """Host names by rank; empty before the first start."""
         return [fact["host"] for fact in self.facts]
 
     def __repr__(self) -> str:
@@ -101,7 +104,12 @@ class World:
         return f"<World of {self.size} ranks on {where}, backend {self.settings.backend}>"
 
     def run(self, code: str, mode: str = "each", **options: Any) -> Any:
-        """Runs a cell on the ranks; what `%%parallel` calls. The value of the cell's last expression, if it shows one."""
+        """Runs a cell on the ranks; what `%%parallel` calls. The value of the cell's last expression, if it shows one.
+
+        options: those of the magic, with `_` for `-` and as values: `run(code, "data", batch=("X", "y"), quiet=True)`.
+        Raises what the cell raised if all ranks raised it alike, CellError if only some failed, RankDied, LaunchError,
+        KeyboardInterrupt. Must be called in the kernel's main thread, as cells are.
+        """
         from nbpar.run import run_cell
 
         return run_cell(self, code, mode, options)

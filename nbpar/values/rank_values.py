@@ -78,15 +78,18 @@ class RankValues:
         return (self[rank] for rank in self.ranks)
 
     def sum(self) -> Any:
-        """v[0] + v[1] + …"""
+        """v[0] + v[1] + …, for values that can be added: shapes are those of one rank's. Raises what adding raises."""
         return functools.reduce(operator.add, self)
 
     def mean(self) -> Any:
-        """The sum divided by the number of ranks."""
+        """The sum divided by the number of ranks, as a whole: for batches of unequal size weigh the ranks yourself."""
         return self.sum() / len(self)
 
     def cat(self) -> Any:
-        """The ranks' tensors, arrays, frames, lists or strings one after the other; numbers and scalars as a row."""
+        """The ranks' tensors, arrays, frames, lists or strings one after the other (dimension 0); numbers and scalars as a row.
+
+        Tensors of shapes (a, …) and (b, …) give (a + b, …). Raises what torch, numpy or pandas raise if the shapes do not fit.
+        """
         values = list(self)
         kind = type(values[0]).__module__.partition(".")[0]
         if kind == "torch":

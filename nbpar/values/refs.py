@@ -62,13 +62,15 @@ class RankRef(Absent):
         return remote().call(self, args, kwargs)
 
     def gather(self) -> Any:
-        """The value as an ordinary object of the notebook."""
+        """The value as an ordinary object of the notebook. Raises CannotTravel if the ranks have ended."""
         return remote().gather(self)
 
     def eval(self) -> RankRef:
+        """A module on the ranks, set to evaluate; itself."""
         return self.train(False)
 
     def train(self, mode: bool = True) -> RankRef:
+        """A module on the ranks, set to train, or with False to evaluate; itself."""
         return remote().flag(self, f"_nbpar_answer = _nbpar_value.train({bool(mode)}) is None")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
