@@ -41,7 +41,12 @@ def main() -> int:
         metavar="NAME",
         help=f"any of: {', '.join(BENCHMARKS)} (all these, if none is given), {', '.join(REPORTS)}",
     )
-    chosen = parser.parse_args().names or BENCHMARKS
+    parser.add_argument("--report", action="store_true", help="write docs/comparison.md; goes on where a report was cut off")
+    parser.add_argument("--fresh", action="store_true", help="with --report: measure anew what is kept from earlier")
+    given = parser.parse_args()
+    if given.report:
+        return importlib.import_module("benchmarks.report").main(fresh=given.fresh)
+    chosen = given.names or BENCHMARKS
     if wrong := [name for name in chosen if name not in BENCHMARKS + REPORTS]:
         parser.error(f"no benchmark {', '.join(wrong)}; there are {', '.join(BENCHMARKS + REPORTS)}")
     for name in REPORTS:

@@ -1,4 +1,4 @@
-"""The same faults under nbpar and ipyparallel: until when the kernel has control, was the cause named, does the next cell work."""
+"""The same faults under nbpar and its peers: until when the kernel has control, was the cause named, does the next cell work."""
 
 from __future__ import annotations
 
@@ -7,40 +7,49 @@ import queue
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
+
+from benchmarks.harness import RANKS, scratch
 from benchmarks.notebooks import Ipyparallel, Nbpar, Notebook
 
-PATIENCE = 20.0  # seconds after which a cell is given up
+PATIENCE = 12.0  # seconds after which a cell is given up
 PAUSE = 1.0  # seconds before the next cell: ipykernel drops what is sent in the moment of an error
 ORPHANS = 5.0  # seconds after the kernel's death
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-SETUP = """import os, time, torch
-import torch.distributed as dist
-from mpi4py import MPI
-comm = MPI.COMM_WORLD
+SETUP = """import os, time
+with open(os.path.join({folder!r}, str(rank)), "w") as file: print(os.getpid(), file=file)
 """
-SUM = f"{SETUP}print('sum', comm.allreduce(1))"
+SUM = "print(f'sum {total()}')"
 
 
 class Driven:
     """A notebook whose cells may never end."""
 
-    def __init__(self, notebook: Notebook) -> None:
-        self.notebook = notebook
+    def __init__(self, notebook: Notebook, folder: Path) -> None:
+        self.notebook, self.folder = notebook, folder
         self.text = ""
-        self.ranks: list[int] = []
 
-    def pids(self) -> list[int]:
-        """Of the two ranks."""
-        if isinstance(self.notebook, Nbpar):
-            return list(self.notebook.value("nbpar.world().pids"))
-        return list(self.notebook.value("view.apply_sync(__import__('os').getpid)"))
+    @property
+    def ranks(self) -> list[int]:
+        """The processes that ran the last cell."""
+        return [int(path.read_text()) for path in sorted(self.folder.iterdir())]
+
+    def begun(self) -> None:
+        """Waits until both ranks run the cell."""
+        end = time.monotonic() + PATIENCE
+        while len(list(self.folder.iterdir())) < RANKS and time.monotonic() < end:
+            time.sleep(0.05)
 
     def send(self, cell: str) -> str:
         self.text = ""
-        return self.notebook.client.execute(f"{self.notebook.magic}\n{cell}")
+        for path in self.folder.iterdir():
+            path.unlink()
+        setup = self.notebook.who + SETUP.format(folder=str(self.folder))
+        return self.notebook.client.execute(self.notebook.text(setup + cell))
 
     def collect(self, message: str, patience: float) -> bool:
         """Whether the cell ended in time; what it said is in `text`."""
@@ -95,18 +104,18 @@ def kill_a_rank(driven: Driven) -> None:
 
 FAULTS = (
     Fault(
-        "rank 1 raises, rank 0 waits in mpi4py",
-        "if comm.rank:\n    time.sleep(0.5)\n    print('AT', time.time())\n    raise ValueError('boom')\ncomm.allreduce(1)",
+        "rank 1 raises, rank 0 waits for it",
+        "if rank:\n    time.sleep(0.5)\n    print('AT', time.time())\n    raise ValueError('boom')\ntotal()",
         "ValueError: boom",
     ),
-    Fault("interrupt of `while True: pass`", "while True: pass", "keyboard ?interrupt", Driven.interrupt),
+    Fault("interrupt of `while True: pass`", "while True: pass", "keyboard ?interrupt|signal: 2", Driven.interrupt),
     Fault(
         "interrupt of a blocked all-reduce",
-        "if comm.rank == 0: comm.allreduce(1)\nelse: time.sleep(1000)",
-        "keyboard ?interrupt",
+        "if rank == 0: total()\nelse: time.sleep(1000)",
+        "keyboard ?interrupt|signal: 2",
         Driven.interrupt,
     ),
-    Fault("SIGKILL of a rank", "time.sleep(1000) if comm.rank else comm.allreduce(1)", "SIGKILL", kill_a_rank),
+    Fault("SIGKILL of a rank", "time.sleep(1000) if rank else total()", "SIGKILL", kill_a_rank),
 )
 
 
@@ -114,38 +123,39 @@ def suffer(make: type[Notebook], fault: Fault) -> Seen:
     """A fault in a notebook of its own."""
     notebook = make()
     notebook.__enter__()
-    driven = Driven(notebook)
-    try:
-        notebook.connect()
-        assert driven.collect(driven.send(SUM), 60) and "sum 2" in driven.text, driven.text
-        driven.ranks = driven.pids()
-        message, at = driven.send(SETUP + fault.cell), 0.0
-        if fault.act is not None:
-            time.sleep(1)
-            at = time.time()
-            fault.act(driven)
-        ended = driven.collect(message, PATIENCE)
-        back = time.time()
-        if told := re.search(r"AT ([\d.]+)", driven.text):
-            at = float(told[1])
-        named = ended and re.search(fault.named, driven.text, re.IGNORECASE) is not None
-        time.sleep(PAUSE)
-        works = ended and driven.collect(driven.send(SUM), PATIENCE) and "sum 2" in driven.text
-        return Seen(back - at if ended else None, named, works)
-    finally:
-        end(notebook, driven.ranks)
+    family: list[psutil.Process] = []
+    with scratch() as folder:
+        driven = Driven(notebook, folder)
+        try:
+            notebook.connect()
+            assert driven.collect(driven.send(SUM), 60) and "sum 2" in driven.text, driven.text
+            family = psutil.Process(notebook.pid).children(recursive=True)
+            message, at = driven.send(fault.cell), 0.0
+            if fault.act is not None:
+                driven.begun()
+                time.sleep(1)
+                at = time.time()
+                fault.act(driven)
+            ended = driven.collect(message, PATIENCE)
+            back = time.time()
+            if told := re.search(r"AT ([\d.]+)", driven.text):
+                at = float(told[1])
+            named = re.search(fault.named, ANSI.sub("", driven.text), re.IGNORECASE) is not None
+            time.sleep(PAUSE)
+            works = ended and driven.collect(driven.send(SUM), PATIENCE) and "sum 2" in driven.text
+            return Seen(back - at if ended else None, named, works)
+        finally:
+            end(notebook, family)
 
 
 def kernel_killed(make: type[Notebook]) -> int:
     """How many of a killed kernel's ranks, launchers and helpers still live after ORPHANS seconds."""
-    import psutil
-
     notebook = make()
     notebook.__enter__()
     family: list[psutil.Process] = []
     try:
         notebook.connect()
-        notebook.on_ranks(SUM)
+        notebook.on_ranks(notebook.who + SUM)
         family = psutil.Process(notebook.pid).children(recursive=True)
         os.kill(notebook.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(family, ORPHANS)
@@ -158,12 +168,9 @@ def kernel_killed(make: type[Notebook]) -> int:
         notebook.manager.shutdown_kernel(now=True)
 
 
-def end(notebook: Notebook, ranks: list[int]) -> None:
-    """Whatever state it is in: the kernel, its children and the ranks, by their ids."""
-    import psutil
-
-    family = psutil.Process(notebook.pid).children(recursive=True)
-    family += [psutil.Process(pid) for pid in ranks if psutil.pid_exists(pid)]
+def end(notebook: Notebook, family: list[psutil.Process]) -> None:
+    """Whatever state it is in: the kernel and what descends from it (psutil tells a process from a later one of its id)."""
+    family = [*family, *psutil.Process(notebook.pid).children(recursive=True)]
     notebook.client.stop_channels()
     notebook.manager.shutdown_kernel(now=True)
     for process in family:
@@ -171,17 +178,21 @@ def end(notebook: Notebook, ranks: list[int]) -> None:
             process.kill()
 
 
-def report() -> str:
+def report(libraries: Sequence[type[Notebook]] = (Nbpar, Ipyparallel)) -> str:
     """The table."""
-    libraries = (Nbpar, Ipyparallel)
     lines = ["| fault | library | kernel has control after | cause named | next cell works |", "|---|---|---|---|---|"]
     for fault in FAULTS:
-        for make in libraries:
-            seen = suffer(make, fault)
-            after = f"not within {PATIENCE:.0f} s" if seen.seconds is None else f"{seen.seconds:.2f} s"
-            words = {True: "yes", False: "no"}
-            lines.append(f"| {fault.name} | {make.name} | {after} | {words[seen.named]} | {words[seen.next_works]} |")
+        lines += [line(fault.name, make.name, suffer(make, fault)) for make in libraries]
     for make in libraries:
-        left = kernel_killed(make)
-        lines.append(f"| SIGKILL of the kernel | {make.name} | {left} processes left after {ORPHANS:.0f} s | – | – |")
+        lines.append(left_line(make.name, kernel_killed(make)))
     return "\n".join(lines)
+
+
+def line(fault: str, library: str, seen: Seen) -> str:
+    after = f"not within {PATIENCE:.0f} s" if seen.seconds is None else f"{seen.seconds:.2f} s"
+    words = {True: "yes", False: "no"}
+    return f"| {fault} | {library} | {after} | {words[seen.named]} | {words[seen.next_works]} |"
+
+
+def left_line(library: str, left: int) -> str:
+    return f"| SIGKILL of the kernel | {library} | {left} processes left after {ORPHANS:.0f} s | – | – |"

@@ -155,11 +155,15 @@ class Kernel:
     python: another interpreter's kernel, for a peer that lives in its own environment.
     """
 
+    module = "ipykernel_launcher"  # which is the kernel
+    interrupt_mode = "signal"
+
     def __init__(self, python: str = sys.executable, env: dict[str, str] | None = None, cwd: str | Path = ROOT) -> None:
         self.manager = KernelManager()
         self.manager._kernel_spec = KernelSpec(
-            argv=[python, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"],
+            argv=[python, "-m", self.module, "-f", "{connection_file}", "--log-level=40"],
             display_name="benchmark",
+            interrupt_mode=self.interrupt_mode,
         )
         self.env = dict(os.environ, PYTHONPATH=str(ROOT), **(env or {}))
         self.cwd = str(cwd)
