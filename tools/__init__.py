@@ -1,1 +1,1 @@
-"""What makes parts of the documentation: `python -m tools.options`, `tools.figures`, `tools.equality`."""
+"""What makes parts of the documentation: `python -m tools.options`, `tools.python`, `tools.figures`, `tools.equality`."""

@@ -40,11 +40,11 @@ def options(chosen: Sequence[Option]) -> str:
 
 
 def flag(option: Option) -> str:
-    return f"`{f'{option.flag} {option.metavar}'.strip()}`"
+    return f"`{f'{option.flag} {option.metavar}'.strip().replace('|', '/')}`"  # no code in a table has a | that all viewers show
 
 
 def meaning(option: Option) -> str:
-    choices = f" One of {', '.join(f'`{choice}`' for choice in option.choices)}." if option.choices else ""
+    choices = f"; one of {', '.join(f'`{choice}`' for choice in option.choices)}" if option.choices else ""
     return cell(option.help) + choices
 
 

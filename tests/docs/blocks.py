@@ -62,13 +62,6 @@ def blocks(page: str) -> list[Block]:
 
 
 def lacking(expected: str, printed: str) -> list[str]:
-    """The lines of `expected` that were not printed in this order; `…` stands for anything."""
-    missing, rest = [], printed
-    for line in filter(str.strip, expected.splitlines()):
-        pattern = ".*?".join(re.escape(part) for part in line.strip().split("…"))
-        found = re.search(pattern, rest)
-        if found is None:
-            missing.append(line)
-        else:
-            rest = rest[found.end() :]
-    return missing
+    """The lines of `expected` that were not printed. Their order is the ranks' affair; `…` stands for anything."""
+    lines = [line.strip() for line in expected.splitlines() if line.strip()]
+    return [line for line in lines if not re.search(".*?".join(map(re.escape, line.split("…"))), printed)]

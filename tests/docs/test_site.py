@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.docs.blocks import ROOT
-from tools import figures, options
+from tools import figures, options, python
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
@@ -27,8 +28,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     )
 
 
-def test_the_options_are_those_of_the_code() -> None:
-    assert options.PAGE.read_text(encoding="utf-8") == options.page(), "run `python -m tools.options`"
+@pytest.mark.parametrize("tool", [options, python], ids=["options", "python"])
+def test_the_lists_are_those_of_the_code(tool: ModuleType) -> None:
+    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), f"run `python -m {tool.__name__}`"
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
