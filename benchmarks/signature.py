@@ -18,36 +18,52 @@ Figures = dict[bool, list[float]]  # by whether ranks compare
 def rows() -> list[Row]:
     from tests.ranks import run_ranks
 
-    step, call = run_ranks(RANKS, measure, timeout=300)[0]
+    data, model, call = run_ranks(RANKS, measure, timeout=300)[0]
     return [
-        Row("signatures: step under `data`, 8 MiB of weights", step[True], PEER, step[False], "ms", "≤ 1.01×"),
+        Row("signatures: step under `data`, 8 MiB of weights", data[True], PEER, data[False], "ms", "≤ 1.01×"),
+        Row("signatures: step under `model`, 8 MiB of weights", model[True], PEER, model[False], "ms", "≤ 1.01×"),
         Row("signatures: all-reduce of 1 KiB", call[True], PEER, call[False], "µs"),
     ]
 
 
-def measure() -> tuple[Figures, Figures]:
-    """On every rank: ms a step, µs an all-reduce."""
+def measure() -> tuple[Figures, Figures, Figures]:
+    """On every rank: ms a step under `data` and `model`, µs an all-reduce."""
+    import torch
+
+    from nbpar import comm
+
+    small = torch.ones(256)
+    return step_under("data"), step_under("model"), in_turn(lambda: comm.all_reduce_(small), CALLS, 1e6)
+
+
+def step_under(mode: str) -> Figures:
+    import random
+
+    import numpy as np
     import torch
     from torch import nn
     from torch.nn.functional import cross_entropy
 
     from nbpar import comm, parallel
 
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
     layers = nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 512)
     model = nn.Sequential(*layers)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     x, y = torch.randn(64, 512), torch.randint(0, 512, (64,))
-    small = torch.ones(256)
 
     def step() -> None:
         optimiser.zero_grad()
-        cross_entropy(model(x), y).backward()
+        loss = cross_entropy(model(x), y)
+        loss.backward()
         optimiser.step()
+        loss.item()
 
-    with parallel.mode("data", {}, {"model": model, "x": x, "y": y}):
-        steps = in_turn(step, STEPS, 1e3)
-    return steps, in_turn(lambda: comm.all_reduce_(small), CALLS, 1e6)
+    comm.trace.start(lambda name: name == __file__)
+    with parallel.mode(mode, {}, {"model": model, "optimiser": optimiser, "x": x, "y": y}):
+        return in_turn(step, STEPS, 1e3)
 
 
 def in_turn(way: Callable[[], object], calls: int, scale: float) -> Figures:

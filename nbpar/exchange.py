@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05  # seconds between two looks at output that waits and at interrupts
 PATIENCE = 5.0  # seconds after an interrupt until the person is told of ranks that do not answer
-LOOK = 2.0  # seconds between two looks at where the ranks are
+LOOK = 1.0  # seconds between two looks at where the ranks are
 STEP = 2.0  # seconds after an interrupt in which a lockstep cell may come to its next optimiser step
 ALIKE = 0.2  # seconds after a failure in which the other ranks of a lockstep cell may fail alike
 USELESS = 0.5  # seconds that they may go on after that
@@ -57,6 +57,7 @@ class Exchange:
         self._world, self._cell, self._interrupts, self._watch = world, cell, interrupts, watch
         self._heard = 0
         self._waits: dict[int, Wait | None] = {}
+        self._waited: dict[int, Wait | None] = {}  # at the look before
         self._asked_at = time.monotonic() + LOOK
         self.midline = False  # whether the output's last line has no end
         self.stuck: str | None = None  # why the cell was ended, if its ranks waited in vain
@@ -209,8 +210,8 @@ class Exchange:
             return
         missing = self._missing()
         if all(rank in self._waits for rank in missing):
-            self.stuck = explain({rank: self._waits[rank] for rank in missing}, set(self.replies))
-        self._waits.clear()
+            self.stuck = explain({rank: self._waits[rank] for rank in missing}, set(self.replies), self._waited)
+        self._waited, self._waits = self._waits, {}
         self._asked_at = time.monotonic() + LOOK
         for rank in missing:
             if self.stuck:

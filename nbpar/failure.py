@@ -30,7 +30,7 @@ def raise_failure(world: World, exchange: Exchange, failures: Mapping[int, Failu
     if exchange.interrupted:
         raise interrupted(failures, kept)
     if exchange.stuck:
-        raise CollectiveMismatch(exchange.stuck)
+        raise CollectiveMismatch(f"{exchange.stuck}\n{AS_BEFORE}")
     if parted := next((failure for failure in failures.values() if failure.mismatch), None):
         raise CollectiveMismatch(f"{parted.text}\n{AS_BEFORE}")
     if shared := shared_failure(failures, len(replies)):

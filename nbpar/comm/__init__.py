@@ -1,6 +1,6 @@
 """torch.distributed over mpi4py, traced, with waits that can be ended."""
 
-from .join import all_reduce_, join, leave, meet_at_end, renew, sum_over, watch
+from .join import all_reduce_, join, leave, meet_at_end, moment, renew, sum_over, watch
 from .relay import relay, way
 from .state import joined as world
 from .trace import Call, Summary, Trace, trace
@@ -15,6 +15,7 @@ __all__ = [
     "join",
     "leave",
     "meet_at_end",
+    "moment",
     "relay",
     "renew",
     "sum_over",

@@ -6,7 +6,8 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
@@ -151,6 +152,16 @@ def meet(control: MPIGroup, ranks: Sequence[int]) -> None:
 def watch(on: bool) -> None:
     """Whether ranks compare what they call before each collective of backend mpi. Called by all ranks alike."""
     state.watched = on
+
+
+@contextmanager
+def moment(number: int) -> Iterator[None]:
+    """Calls within are of a moment of the cell whose number is alike on all ranks: what is called at another one does not fit."""
+    state.moment = number
+    try:
+        yield
+    finally:
+        state.moment = 0
 
 
 def meet_at_end(steps: int = 0) -> None:

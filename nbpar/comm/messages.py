@@ -8,8 +8,12 @@ from typing import Any
 from mpi4py import MPI
 from torch import Tensor
 
+from ..errors import CollectiveMismatch
 from .buffers import apart, on_host, put_back, raw, room_for
 from .group import Group
+from .signature import mixed_up, note
+from .state import state
+from .waiting import abort
 from .work import MPIWork
 
 Part = Tensor | None  # None: nothing for or from that rank
@@ -18,15 +22,19 @@ Part = Tensor | None  # None: nothing for or from that rank
 class Messages(Group):
     """Point-to-point calls, scatter, gather and all-to-all.
 
-    MPI has the latter three too, but messages can be cancelled after a failure. The tag 0 is kept for them; torch's tags
-    follow.
+    MPI has the latter three too, but messages can be cancelled after a failure. The tag 0 is kept for them, torch's tags
+    follow, the last one is kept for what is said of messages.
     """
+
+    note_tag = int(MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 0)
 
     def send(self, tensors: list[Tensor], dstRank: int, tag: int = 0) -> MPIWork:
         call = self.begin("send", tensors[0], tensors[0].nbytes, dstRank)
         source = on_host(tensors[0])
-        request = self.comm.Isend(raw(source), dstRank, tag + 1)
-        return MPIWork(self, call, [request], tensors, keep=source, nbytes=source.nbytes)
+        mine = note(call, source.nbytes) if state.watched else None
+        requests = [] if mine is None else [self.comm.Isend([mine, MPI.BYTE], dstRank, self.note_tag)]
+        requests.append(self.comm.Isend(raw(source), dstRank, tag + 1))
+        return MPIWork(self, call, requests, tensors, keep=(source, mine), nbytes=source.nbytes)
 
     def recv(self, tensors: list[Tensor], srcRank: int, tag: int = 0) -> MPIWork:
         tensor = tensors[0]
@@ -34,7 +42,23 @@ class Messages(Group):
         target = room_for(tensor)
         request = self.comm.Irecv(raw(target), srcRank, tag + 1)
         finish = None if target is tensor else lambda: put_back(tensor, target)
-        return MPIWork(self, call, [request], tensors, finish=finish, keep=target, receives=[request], nbytes=target.nbytes)
+        mine = note(call, target.nbytes) if state.watched else None
+        if mine is None:
+            return MPIWork(self, call, [request], tensors, finish=finish, keep=target, receives=[request], nbytes=target.nbytes)
+        said = bytearray(len(mine))
+        both = [self.comm.Irecv([said, MPI.BYTE], srcRank, self.note_tag), request]
+        work = MPIWork(self, call, both, tensors, finish=finish, keep=(target, said), receives=both, nbytes=target.nbytes)
+        work.test = lambda: self._is_the_one(both[0], said, mine, srcRank) and request.Test()
+        return work
+
+    def _is_the_one(self, request: MPI.Request, said: bytearray, mine: bytes, source: int) -> bool:
+        """Whether the message that comes is known to be the one that is waited for. If it is not, no wait goes on."""
+        if not request.Test():
+            return False
+        if said == mine:
+            return True
+        abort(mixed_up(bytes(said), mine, self.ranks[source], self.ranks[self.me]), CollectiveMismatch)
+        return False
 
     def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> MPIWork:
         work = self.recv(tensors, MPI.ANY_SOURCE, tag)

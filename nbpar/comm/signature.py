@@ -4,7 +4,10 @@
     rank 1   all_reduce of 3×3, line 8   ─┘  of the group's own             else: CollectiveMismatch on all ranks
 
 So a collective that waits never starts unless it matches. One that does not wait starts at once and is not done before the
-signatures have been compared. What has no signature: messages between two ranks, and other backends than mpi.
+signatures have been compared.
+
+A message of a mode goes after a note that says the same of its sender, and which moment of the cell it is; the receiver compares
+that with its own. What has no signature: a cell's own messages, and other backends than mpi.
 """
 
 from __future__ import annotations
@@ -18,15 +21,18 @@ from typing import Any
 
 from mpi4py import MPI
 
-from ..display.calls import END, name_call
+from ..display.calls import name_call
 from ..errors import CollectiveMismatch
+from .state import state
 from .trace import trace
 from .waiting import abort, soon, wait_until
 
 CALL = struct.Struct("<20s16s6i")  # operation, dtype, root, dimensions, their sizes (of more than four, the last is a product)
-PLACE = struct.Struct("<2i")  # line of the cell, whether the cell's own code made the call
+PLACE = struct.Struct("<iiq")  # line of the cell, whether the cell's own code made the call, else a mode's moment of the cell
 SIZE = CALL.size + PLACE.size
+NOTE = struct.Struct("<3qi")  # sequence, bytes and moment of a message; line of the cell
 DIMENSIONS = 4
+MIXED = "The ranks ran different lines, and would have mixed up their values:"
 UNEVEN = frozenset({"barrier", "scatter", "gather", "all_to_all"})  # ranks' shapes may differ
 
 
@@ -56,7 +62,8 @@ class Signatures:
         what = self._known.get(key)
         if what is None:
             what = self._known[key] = describe(*key)
-        mine = what + PLACE.pack(*trace.place(call))
+        line, own = trace.place(call)
+        mine = what + PLACE.pack(line, own, 0 if own else state.moment)
         signed = Signed(call, mine, bytearray(SIZE * self.comm.size))
         self.pending.append(signed)
         self.started += 1
@@ -122,14 +129,19 @@ def difference(said: bytes, ranks: tuple[int, ...], call: int) -> str | None:
     parts = [said[start : start + SIZE] for start in range(0, len(said), SIZE)]
     calls = [part[: CALL.size] for part in parts]
     places = [PLACE.unpack(part[CALL.size :]) for part in parts]
-    if len(set(calls)) == 1 and all(own for _, own in places):
+    if len(set(calls)) == 1 and all(own for _, own, _ in places):
         return None
     by_text: dict[str, list[int]] = {}
     dtypes = len({CALL.unpack(what)[1] for what in calls}) > 1
-    for rank, what, place in zip(ranks, calls, places, strict=True):
-        by_text.setdefault(text(what, trace.sequence(call), place, dtypes), []).append(rank)
-    lines = [f"rank {','.join(map(str, found))} was {what}" for what, found in by_text.items()]
-    return "The ranks ran different lines, and would have mixed up their values:\n  " + "\n  ".join(lines)
+    same_line = len(set(calls)) == 1 and len({line for line, _, _ in places}) == 1
+    for rank, what, (line, own, moment) in zip(ranks, calls, places, strict=True):
+        named = text(what, trace.sequence(call), (line, own), dtypes) + (after(moment) if same_line else "")
+        by_text.setdefault(named, []).append(rank)
+    return MIXED + "".join(f"\n  rank {','.join(map(str, found))} was {what}" for what, found in by_text.items())
+
+
+def after(moment: int) -> str:
+    return f", after {moment} operations"
 
 
 def text(what: bytes, sequence: int, place: tuple[int, int], with_dtype: bool) -> str:
@@ -137,9 +149,24 @@ def text(what: bytes, sequence: int, place: tuple[int, int], with_dtype: bool) -
     line, own = place
     operation, dtype, root, dimensions, *sizes = CALL.unpack(what)
     shape = None if dimensions < 0 else tuple(sizes[:dimensions])
-    named = name_call(operation.rstrip(b"\0").decode(), sequence, shape, line)
+    named = name_call(operation.rstrip(b"\0").decode(), sequence, shape, line, bool(own))
     if with_dtype:
         named += f" ({dtype.rstrip(bytes(1)).decode()})"
-    if not line and not own and END not in named:  # modes of nbpar call some when the cell's last line has been run
-        named += f", at {END}"
     return named if root < 0 else f"{named}, root {root}"
+
+
+def note(call: int, nbytes: int) -> bytes | None:
+    """What a mode's message is preceded by where ranks compare what they call; None for a message of the cell's own."""
+    line, own = trace.place(call)
+    return None if own else NOTE.pack(trace.sequence(call), nbytes, state.moment, line)
+
+
+def mixed_up(sent: bytes, awaited: bytes, sender: int, receiver: int) -> str:
+    """What is wrong, in words, where a message is not the one that is waited for."""
+    lines = MIXED
+    notes = [NOTE.unpack(said) for said in (sent, awaited)]
+    alike = notes[0][1::2] == notes[1][1::2]
+    for rank, operation, (sequence, nbytes, moment, line) in zip((sender, receiver), ("send", "recv"), notes, strict=True):
+        lines += f"\n  rank {rank} was {name_call(operation, sequence, (nbytes,), line, own=False)}"
+        lines += after(moment) if alike else ""
+    return lines

@@ -21,6 +21,7 @@ class State:
     default: the group of the whole world, one object for good: whoever holds it can go on after `renew`.
     groups: those whose communicators are not freed. stuck: communicators and works that never end; MPI has the buffers.
     reason: why every wait must end, or None; error: in which exception. watched: whether collectives are signed.
+    moment: what a mode counts alike on all ranks, to tell one message from another.
     crowded: this host has more ranks than cores for them. threaded: MPI may be called by several threads at a time.
     """
 
@@ -33,6 +34,7 @@ class State:
     reason: str | None = None
     error: type[NbparError] = PeerFailed
     watched: bool = False
+    moment: int = 0
     crowded: bool = False
     threaded: bool = True
 

@@ -54,7 +54,7 @@ class Summary:
 @dataclass(frozen=True, slots=True)
 class Call:
     """One unfinished call. sequence: as in `Trace.columns`. shape: None where there is none to tell. line: of the cell, 0 if
-    unknown. seconds: since it started."""
+    unknown. seconds: since it started. own: whether the cell's code made it. blocks: whether the main thread waits in it."""
 
     sequence: int
     group: str
@@ -64,9 +64,11 @@ class Call:
     peer: int
     line: int
     seconds: float
+    own: bool
+    blocks: bool
 
     def __str__(self) -> str:
-        return name_call(self.operation, self.sequence, self.shape, self.line)
+        return name_call(self.operation, self.sequence, self.shape, self.line, self.own)
 
 
 class Trace:
@@ -172,7 +174,7 @@ class Trace:
 
     def current(self) -> Call | None:
         """What this rank waits in right now: the call waited for, else the oldest unfinished one, else None."""
-        call = self.waiting
+        call = waiting = self.waiting
         if call is None:
             places = self._places()
             unfinished = places[self._taken(self._end, places) == 0.0]
@@ -190,7 +192,13 @@ class Trace:
             kind.peer,
             self._line[place],
             now() - self._start[place],
+            bool(self._own[place]),
+            waiting is not None,
         )
+
+    def begun(self) -> dict[Any, int]:
+        """How many calls this rank has begun in the cell, by group, messages by (operation, group, peer)."""
+        return dict(self._sequences)
 
     def summary(self) -> Summary:
         """The cell's communication in three numbers; calls in progress at the same time count once."""

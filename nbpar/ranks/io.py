@@ -75,7 +75,14 @@ class IOThread(threading.Thread):
 def where() -> dict[str, Any]:
     """What the main thread does: the collective that it waits in, and its Python stack."""
     comm = sys.modules.get("nbpar.comm")
-    call = comm.trace.current() if comm else None
-    wait = call and Wait(call.group, call.sequence, call.operation, call.shape, call.line, call.seconds)
+    wait = waits_in(comm.trace) if comm else None
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     return {"pid": os.getpid(), "wait": wait, "stack": traceback.format_stack(frame) if frame else []}
+
+
+def waits_in(trace: Any) -> Wait | None:
+    call = trace.current()
+    return call and Wait(
+        call.group, call.sequence, call.operation, call.shape, call.line, call.seconds,
+        call.own, call.blocks, call.peer, trace.members.get(call.group, ()), trace.begun(),
+    )  # fmt: skip

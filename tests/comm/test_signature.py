@@ -198,3 +198,54 @@ def test_a_failed_peer_can_be_pickled(error: PeerFailed) -> None:
 
     again = pickle.loads(pickle.dumps(error))
     assert (again.reason, again.wait, str(again)) == (error.reason, error.wait, str(error))
+
+
+def as_a_mode(code: str) -> Callable[..., Any]:
+    """`call(...)` of the code, as if a mode of nbpar had it."""
+    names: dict[str, Any] = {"dist": dist, "torch": torch, "comm": comm}
+    exec(compile(code, "/somewhere/nbpar/parallel/mode.py", "exec"), names)
+    call: Callable[..., Any] = names["call"]
+    return call
+
+
+PASS = as_a_mode("""
+def call(size, moment, odd):
+    value = torch.full((size,), 7.0)
+    with comm.moment(moment):
+        dist.recv(value, 0) if odd else dist.isend(value, 1).wait()
+""")
+
+
+def two_lines(odd: bool) -> None:
+    if odd:
+        PASS(3, 5, odd)
+    else:
+        PASS(3, 5, odd)
+
+
+MESSAGES: dict[str, tuple[Callable[[bool], Any], str]] = {  # and what the receiver says
+    "fits": (lambda odd: PASS(3, 5, odd), "ended"),
+    "size": (lambda odd: PASS(3 + odd, 5, odd), "rank 0 was in send #0 of 12, line"),
+    "moment": (lambda odd: PASS(3, 5 + odd, odd), "after 6 operations"),
+    "line": (two_lines, "rank 1 was in recv #0 of 12, line"),
+    "the cell's own": (lambda odd: dist.recv(torch.ones(9), 0) if odd else dist.send(torch.ones(3), 1), "ended"),
+}
+
+
+def pass_messages() -> dict[str, str]:
+    odd, texts = dist.get_rank() == 1, {}
+    for name, (program, _) in MESSAGES.items():
+        ended = threading.Event()
+        if not odd:  # as the kernel does when the receiver fails
+            threading.Timer(1.0, lambda: None if ended.is_set() else comm.abort("rank 1 failed")).start()  # noqa: B023
+        texts[name] = watched(lambda program=program: program(odd))  # type: ignore[misc]
+        ended.set()
+        comm.renew()
+    return texts
+
+
+def test_a_modes_message_must_be_the_one_that_is_waited_for() -> None:
+    _, told = run_ranks(2, pass_messages)
+    for name, (_, words) in MESSAGES.items():
+        assert words in told[name], told[name]
+        assert words == "ended" or told[name].startswith("CollectiveMismatch: ")

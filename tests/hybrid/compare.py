@@ -15,7 +15,7 @@ from nbpar.errors import Unsupported
 from nbpar.parallel import mode
 from nbpar.parallel.data.batch import Binder
 from nbpar.parallel.model.session import random_digest
-from tests.model.harness import Bell, Outcome, distance, notebook, plain, tensors
+from tests.model.harness import Bell, Outcome, compared, distance, notebook, plain, tensors
 
 
 def compare(setup: str, cell: str, options: dict[str, Any], ignore: tuple[str, ...] = ()) -> Outcome:
@@ -31,8 +31,8 @@ def compare(setup: str, cell: str, options: dict[str, Any], ignore: tuple[str, .
         cell = ast.unparse(Binder(options["batch"]).visit(ast.parse(cell)))
     out = io.StringIO()
     try:
-        with contextlib.redirect_stdout(out), Bell() as bell:
-            with mode("hybrid", {"checked": True, "failed": bell.ring, **options}, names) as report:
+        with contextlib.redirect_stdout(out), Bell() as bell, compared():
+            with mode("hybrid", {"failed": bell.ring, **options}, names) as report:
                 exec(compile(cell, "<cell>", "exec"), names)
     except Unsupported as error:
         outcome.refused = str(error)

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,8 @@ def compare(setup: str, cell: str, options: dict[str, Any]) -> Outcome:
     names = notebook(setup)
     out = io.StringIO()
     try:
-        with contextlib.redirect_stdout(out), Bell() as bell:
-            with mode({"checked": True, "failed": bell.ring, **options}, names) as report:
+        with contextlib.redirect_stdout(out), Bell() as bell, compared():
+            with mode({"failed": bell.ring, **options}, names) as report:
                 exec(compile(cell, "<cell>", "exec"), names)
     except Unsupported as error:
         outcome.refused = str(error)
@@ -90,6 +91,17 @@ def compare(setup: str, cell: str, options: dict[str, Any]) -> Outcome:
             outcome.difference, outcome.worst = gap, name
     outcome.lines, outcome.details = report.lines, report.details
     return outcome
+
+
+@contextlib.contextmanager
+def compared() -> Iterator[None]:
+    """As in a notebook's cell, ranks compare what they call."""
+    comm.trace.start(lambda name: name == "<cell>")
+    comm.watch(True)
+    try:
+        yield
+    finally:
+        comm.watch(False)
 
 
 class Bell:
@@ -122,6 +134,7 @@ class Bell:
             self._file(what, self.rank).unlink(missing_ok=True)
 
     def ring(self, error: BaseException) -> None:
+        comm.watch(False)
         self._write("failed", f"a rank failed: {error}")
 
     def _file(self, what: str, rank: int | str) -> Path:

@@ -51,7 +51,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
         return
     chosen, layers = DataOptions.of(of_data), parse(of_model)
     with groups(mesh) as (row, column):
-        link = Channel(row, bool(given.get("checked")), everyone=dist.group.WORLD)
+        link = Channel(row, everyone=dist.group.WORLD)
         ranks = Columns(mesh, column)
         in_step = len(set(ranks.objects(streams()))) == 1
         with splitting_layers(link, layers, namespace, report, given.get("failed")) as session:

@@ -1,7 +1,8 @@
 """What ranks say to each other: the only module of this mode that communicates.
 
 Messages between two ranks are matched by their order, never by tags: NCCL has none. Every message goes as bytes, so
-that any backend carries any dtype. With `checked`, each message is preceded by its edge's key, asserted on arrival.
+that any backend carries any dtype. Each call says at which moment of the cell it is made: where the ranks compare what they
+call, those that have not done the same until then are found out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nbpar.errors import CollectiveMismatch
+from nbpar import comm
 
 from .home import empty
 
@@ -28,12 +29,9 @@ class Channel:
     everyone: the ranks that run the cell in lockstep, several such groups in a mesh; by default the group itself.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup | None = None, checked: bool = False, everyone: dist.ProcessGroup | None = None
-    ) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, everyone: dist.ProcessGroup | None = None) -> None:
         self.group = group
         self.everyone = everyone or group
-        self.checked = checked
         self.rank: int = dist.get_rank(group)
         self.size: int = dist.get_world_size(group)
         self.messages = self.broadcasts = self.bytes = 0
@@ -41,39 +39,38 @@ class Channel:
         self.rules: AbstractContextManager[Any] = nullcontext()  # the cell's mode, for hooks inside a backward pass
         self.on_move: Callable[[Tensor, int], None] | None = None  # told what moves where
         self.on_read: Callable[[], None] | None = None  # told that all ranks get a value that one holds
+        self.operations = 0  # of the cell on owned values so far, alike on all ranks but while an optimiser steps
+        self.stepping_since: int | None = None  # what it was before that
         self.in_step = False  # whether a submodule runs as one step: inside it torch is as ever
-        self._key = 0
+        self._edges = 0
         self._log = hashlib.blake2b(digest_size=8)
         self._sending: list[tuple[Any, Tensor]] = []
 
-    def edge(self, kind: str, *what: object) -> int:
-        """A new edge's key. Every rank notes every edge, its own or not: the notes are compared at the end."""
-        self._key += 1
+    def edge(self, kind: str, *what: object) -> None:
+        """Every rank notes every edge, its own or not: the notes are compared at the end."""
+        self._edges += 1
         self._log.update(repr((kind, what)).encode())
-        return self._key
+
+    def _now(self) -> AbstractContextManager[None]:
+        return comm.moment(self._edges + (self.operations if self.stepping_since is None else self.stepping_since))
 
     @property
     def log(self) -> str:
         return self._log.hexdigest()
 
-    def send(self, value: Tensor, to: int, key: int) -> None:
+    def send(self, value: Tensor, to: int) -> None:
         data = _bytes(value)
         self.messages += 1
         self.bytes += data.numel()
-        if self.checked:
-            self._post(torch.tensor([key, data.numel()]), to)
-        self._post(data, to)
+        with self._now():
+            self._post(data, to)
 
-    def receive(self, like: Tensor, source: int, key: int) -> Tensor:
+    def receive(self, like: Tensor, source: int) -> Tensor:
         """A real tensor with the shape, strides and dtype of `like`."""
         size = like.numel() * like.element_size()
-        if self.checked:
-            head = torch.empty(2, dtype=torch.int64)
-            dist.recv(head, self._global(source), group=self.group)
-            if head.tolist() != [key, size]:
-                raise CollectiveMismatch(f"rank {self.rank} got message {head.tolist()} where it waits for {[key, size]}")
         data = torch.empty(size, dtype=torch.uint8, device=self.device)
-        dist.recv(data, self._global(source), group=self.group)
+        with self._now():
+            dist.recv(data, self._global(source), group=self.group)
         return _shaped(data, like)
 
     def broadcast(self, value: Tensor, source: int) -> Tensor:
@@ -85,13 +82,15 @@ class Channel:
             self.bytes += size
         self.broadcasts += 1
         if size:
-            dist.broadcast(data, self._global(source), group=self.group)
+            with self._now():
+                dist.broadcast(data, self._global(source), group=self.group)
         return _shaped(data, value)
 
     def tell(self, thing: Any, source: int) -> Any:
         """A small Python object of the rank `source`, on all ranks."""
         box = [thing]
-        dist.broadcast_object_list(box, self._global(source), group=self.group)
+        with self._now():
+            dist.broadcast_object_list(box, self._global(source), group=self.group)
         return box[0]
 
     def decide(self, thing: Any) -> Any:
@@ -114,7 +113,8 @@ class Channel:
     def gather(self, thing: Any) -> list[Any]:
         """Every rank's object, by rank, on all ranks."""
         things: list[Any] = [None] * self.size
-        dist.all_gather_object(things, thing, group=self.group)
+        with self._now():
+            dist.all_gather_object(things, thing, group=self.group)
         return things
 
     def flush(self) -> None:

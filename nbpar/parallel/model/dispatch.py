@@ -46,11 +46,11 @@ class Call:
 
 
 class Dispatch(TorchFunctionMode):
-    """Runs operations where their operands live. `calls` counts those on owned values, `reads` what Python reads."""
+    """Runs operations where their operands live. `reads` counts what Python reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = self.reads = 0
+        self.reads = 0
         self.early: Early | None = None
         self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
         self.failures: Failures | None = None  # while something is tried
@@ -74,7 +74,7 @@ class Dispatch(TorchFunctionMode):
         owners = {owner(value) for value in operands}
         if owners == {None}:
             return func(*args, **kwargs)
-        self.calls += 1
+        channel().operations += 1
         return self._run(Call(func, name, args, kwargs, operands))
 
     def _run(self, call: Call) -> Any:

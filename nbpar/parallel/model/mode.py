@@ -21,7 +21,7 @@ from .whole import make_whole
 
 _HOWS = ("layers", "tensor")
 _BALANCES = ("params", "memory", "time")
-KNOWN = ("micro", "place", "balance", "how", "keep", "out", "units", "group", "checked", "failed")
+KNOWN = ("micro", "place", "balance", "how", "keep", "out", "units", "group", "failed")
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
 
     options: micro (int or "auto"), place ("name=rank,…"), balance ("params" | "memory" | "time"),
     keep (names that stay on their ranks), out (names that come home however large they are);
-    group (a process group, default all ranks), checked (assert each message's key), units (submodules as one step),
+    group (a process group, default all ranks), units (submodules as one step),
     failed (called with an exception before this rank waits for the others, so that a caller may stop them).
     At the start, tensors in `namespace` are real and equal on all ranks; at the end they are again, under the same objects.
     Raises Unsupported where a line cannot run without risking a wrong number, CollectiveMismatch where ranks disagree.
@@ -47,7 +47,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     if dist.get_world_size(options.get("group")) == 1:  # type: ignore[arg-type]
         yield report
         return
-    link = Channel(options.get("group"), bool(options.get("checked")))  # type: ignore[arg-type]
+    link = Channel(options.get("group"))  # type: ignore[arg-type]
     with splitting(link, chosen, namespace, report, options.get("failed")):
         yield report
 
@@ -119,7 +119,7 @@ def _finish(session: Session, report: Report, error: BaseException | None) -> No
         report.say("nothing was split: no module with parameters was called (a layer's .forward does not count, its call does)")
     report.details.update(
         placed=dict(session.placed),
-        operations=session.dispatch.calls,
+        operations=link.operations,
         messages=link.messages,
         broadcasts=link.broadcasts,
         bytes=link.bytes,

@@ -38,6 +38,8 @@ class Optimisers:
             hook.remove()
 
     def _before(self, optimiser: Optimizer, args: Any, kwargs: Any) -> None:
+        link = channel()
+        link.stepping_since = link.operations
         with torch._C.DisableTorchFunction():
             state_on(optimiser)
             closure = len(args) > 1 or any(value is not None for value in kwargs.values())
@@ -58,6 +60,8 @@ class Optimisers:
                     optimiser.state[value]["step"] += 1
             self._set_aside.clear()
             forget()
+        link = channel()
+        link.operations, link.stepping_since = link.stepping_since or 0, None
 
 
 def _one_by_one(optimiser: Optimizer) -> bool:

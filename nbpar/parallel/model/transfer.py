@@ -24,10 +24,10 @@ class Move(Inner):
     def forward(ctx: Any, value: Tensor, source: int, to: int) -> Tensor:
         link = channel()
         ctx.way = source, to
-        key = link.edge("move", source, to, tuple(value.shape), value.dtype)
+        link.edge("move", source, to, tuple(value.shape), value.dtype)
         if link.rank == source:
-            link.send(value, to, key)
-        return give(link.receive(value, source, key), to) if link.rank == to else remote(value, to)
+            link.send(value, to)
+        return give(link.receive(value, source), to) if link.rank == to else remote(value, to)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
