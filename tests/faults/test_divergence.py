@@ -64,10 +64,13 @@ def part_ways(notebook: Notebook, mode: str, branch: str) -> tuple[Cell, float]:
     notebook.run(f"%%parallel {mode}\nstep(); model(small).sum().item()")  # checks of the mode are over
     works(notebook)
     pids = notebook.value("nbpar.world().pids")
-    notebook.run("before = [p.detach().clone() for p in model.parameters()]")
-    began = time.monotonic()
-    cell = notebook.run(f"%%parallel {mode}{BRANCHES[branch]}", fails=True)
-    seconds = time.monotonic() - began
+    for _ in range(5):  # by chance they may go the same way
+        notebook.run("before = [p.detach().clone() for p in model.parameters()]")
+        began = time.monotonic()
+        cell = notebook.run(f"%%parallel {mode}{BRANCHES[branch]}", fails=True)
+        seconds = time.monotonic() - began
+        if cell.error:
+            break
     assert notebook.value("all(torch.equal(a, b) for a, b in zip(before, model.parameters()))")
     works(notebook, pids)
     assert notebook.run(f"%%parallel {mode}\nstep()").status == "ok"
