@@ -14,12 +14,13 @@ import sys
 import time
 import traceback
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from nbpar.ranks.guard import fork_guarded
 from nbpar.ranks.interrupt import Interrupt
-from nbpar.ranks.prepare import prepare_device, rank_from_launcher, seed_everything, share_cores, unlink_shared_memory
+from nbpar.ranks.prepare import clock_ahead, prepare_device, rank_from_launcher, seed_everything, share_cores, unlink_shared_memory
 
 IDLE = 300  # milliseconds without work after which a rank imports what torch imports when it first makes an optimiser (1.5 s)
 
@@ -71,6 +72,7 @@ class Rank:
             patient.install()
             unlink_shared_memory(world)
         self.hosts = world.allgather(os.uname().nodename)
+        self.ahead = clock_ahead(world) if len(set(self.hosts)) > 1 else 0.0
         self.comm, self.patient, self.parallel = comm, patient, parallel
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size, shared=os.environ["NBPAR_SPREAD"] == "0")
@@ -155,6 +157,8 @@ class Rank:
         seconds = time.perf_counter() - begin
         phases, pulse = self.progress.phases.columns(), self.progress.end()
         traffic = None if self.comm.trace.empty else self.comm.trace.columns()
+        if self.ahead:
+            phases, traffic, pulse = on_first_clock(self.ahead, phases, traffic, pulse)
         states = {}
         if task.lockstep:
             now = self.common = self.random.capture()
@@ -260,6 +264,13 @@ class Rank:
         except (CollectiveMismatch, PeerFailed, KeyboardInterrupt) as error:
             return self.shell.failed(error)
         return None
+
+
+def on_first_clock(ahead: float, phases: Any, traffic: Any, pulse: Any) -> tuple[Any, Any, Any]:
+    """What happened when, by the clock of rank 0's host."""
+    for columns in filter(None, (phases, traffic)):
+        columns.update(start=columns["start"] - ahead, end=columns["end"] - ahead)
+    return phases, traffic, pulse and replace(pulse, started=pulse.started - ahead)
 
 
 def finish(rank: Rank) -> None:

@@ -1,4 +1,4 @@
-"""Hosts made of namespaces: each has a network address, a name, a /dev/shm and an /etc/hosts of its own, on one wire.
+"""Hosts made of namespaces: each has a network address, a name, a clock and a /dev/shm of its own, on one wire.
 
     switch    a bridge
     k         where the notebook's kernel runs
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ SSH = """#!/bin/sh
 # Stands in for ssh: enters the host, with none of the caller's environment.
 while [ "${1#-}" != "$1" ]; do shift; done
 host=$1; shift
-exec nsenter -t $(cat %s/$host) -n -m -u env -i HOME="$HOME" PATH=/usr/bin:/bin sh -c "$*"
+exec nsenter -t $(cat %s/$host) -n -m -u -T env -i HOME="$HOME" PATH=/usr/bin:/bin sh -c "$*"
 """
 
 
@@ -37,6 +36,7 @@ class Hosts:
     def __init__(self, names: Sequence[str] = ("a", "b")) -> None:
         self.names = [KERNEL, *names]
         self.pids: dict[str, int] = {}
+        self._makers: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Hosts:
         self.folder = Path(tempfile.mkdtemp(prefix="hosts-"))
@@ -67,21 +67,24 @@ class Hosts:
 
     def _live(self, name: str) -> int:
         """The process id of what keeps a new host there."""
-        code = f"hostname {name} && echo here && exec sleep infinity"
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "sh", "-c", code]
-        sleeper = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert sleeper.stdout and sleeper.stderr
-        if sleeper.stdout.readline() != "here\n":
-            raise OSError(f"no namespace: {sleeper.stderr.read().strip()}")
-        return sleeper.pid
+        code = f"hostname {name} && echo $$ && exec sleep infinity"
+        spaces = ["--net", "--mount", "--uts", "--time", "--monotonic", str(1000 * len(self.pids)), "--kill-child"]
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "sh", "-c", code]
+        maker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._makers.append(maker)
+        assert maker.stdout and maker.stderr
+        pid = maker.stdout.readline()
+        if not pid:
+            raise OSError(f"no namespace: {maker.stderr.read().strip()}")
+        return int(pid)
 
     def __exit__(self, *_: object) -> None:
         """Ends what runs on the hosts too."""
         for process in self.processes():
             process.kill()
-        for pid in self.pids.values():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        for maker in self._makers:
+            maker.kill()
+            maker.wait()
         shutil.rmtree(self.folder)
 
     def address(self, name: str) -> str:
@@ -89,7 +92,7 @@ class Hosts:
 
     def enter(self, name: str) -> list[str]:
         """A command line's beginning that runs the rest of it on a host."""
-        return ["nsenter", "-t", str(self.pids[name]), "-n", "-m", "-u", "env", "-C", os.getcwd()]
+        return ["nsenter", "-t", str(self.pids[name]), "-n", "-m", "-u", "-T", "env", "-C", os.getcwd()]
 
     def on(self, name: str, script: str) -> str:
         """What a script prints on a host. Raises OSError with its error."""
@@ -101,10 +104,11 @@ class Hosts:
     def processes(self, *names: str) -> list[psutil.Process]:
         """Those on some hosts, or on all, that a test started."""
         spaces = {os.readlink(f"/proc/{self.pids[name]}/ns/net") for name in names or self.pids}
+        keepers = {*self.pids.values(), *(maker.pid for maker in self._makers)}
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid not in self.pids.values() and os.readlink(f"/proc/{process.pid}/ns/net") in spaces:
+                if process.pid not in keepers and os.readlink(f"/proc/{process.pid}/ns/net") in spaces:
                     found.append(process)
             except (OSError, psutil.Error):
                 pass

@@ -62,6 +62,7 @@ def train(model):
     same = "all(torch.allclose(p, q, rtol=1e-12) for p, q in zip(model.parameters(), alone.parameters()))"
     assert spread.value(f"abs(loss - expected) < 1e-12 and {same}")
     assert spread.run("%%parallel data --show split,live\nloss = train(model)").shown
+    assert spread.value("max(begins := nbpar.last().timeline.begin.values()) - min(begins)") < 60, "clocks are 1000 s apart"
 
 
 def test_large_values_go_once_to_each_host(spread: Notebook, hosts: Hosts) -> None:
@@ -75,6 +76,15 @@ def test_large_values_go_once_to_each_host(spread: Notebook, hosts: Hosts) -> No
     assert spread.run("%%parallel\nprint(big[-1].item())").said == {"999999"}
     spread.run("big += 1")
     assert spread.run("%%parallel --on 1,2,3\nprint(big[-1].item())").said == {"1000000"}
+
+
+def test_gloo_between_hosts(hosts: Hosts) -> None:
+    with Notebook(within=hosts.enter("k")) as notebook:
+        notebook.run(f"{start(hosts, 'a:1,b:1')} --backend gloo")
+        cell = notebook.run(
+            "%%parallel\nimport torch, torch.distributed as dist\nx = torch.ones(1)\ndist.all_reduce(x)\nprint(x.item())"
+        )
+        assert cell.said == {"2.0"}
 
 
 def test_an_exception_names_the_host(spread: Notebook) -> None:
