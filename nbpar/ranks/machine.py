@@ -46,6 +46,16 @@ def gpus() -> int:
     return present if visible is None else min(present, len([d for d in visible.split(",") if d.strip()]))
 
 
+def allow_files(count: int) -> None:
+    """Lets this process have so many files and connections open, as far as the system lets it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def default_size() -> int:
     """Ranks when nobody says: the GPUs, else the cores, and at least two, for one rank splits nothing."""
     return max(2, gpus() or cores())

@@ -131,6 +131,7 @@ class World:
         return self
 
     def _start(self, launcher: launch.Launcher) -> None:
+        machine.allow_files(3 * self.size + 1024)  # three connections a rank, and what the notebook has open
         self._hub = Hub(self._reach(launcher))
         self._log = tempfile.TemporaryFile()
         self.facts, self.last_lines, self.hurt = [], {}, False
