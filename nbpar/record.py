@@ -133,7 +133,7 @@ class Last:
         return Panels(tuple(section for section in sections if section is not None))
 
     def _split(self, opened: bool) -> Section | None:
-        return None if self.plan is None else split_section(self.plan, opened=opened)
+        return None if self.plan is None else split_section(self.plan, opened=opened, hosts=self.live.hosts if self.live else ())
 
     def _live(self) -> Section | None:
         if self.live is None or not self.live.heard:

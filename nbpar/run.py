@@ -205,7 +205,8 @@ def read_names(code: str) -> cells.Names:
 
 def watching(world: World, cell: Cell) -> Watch:
     """The cell's panels."""
-    return Watch(cell.ranks, cell.show, lambda: plan_of(world, cell, {}), asked=cell.asked)
+    hosts = world.hosts if world.spread else ()
+    return Watch(cell.ranks, cell.show, lambda: plan_of(world, cell, {}), asked=cell.asked, hosts=hosts)
 
 
 def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply], *, full: bool = False) -> Plan | None:

@@ -107,7 +107,7 @@ def meeting_place(world: MPI.Intracomm) -> Any:
         address = world.bcast(route(elsewhere[0]) if world.rank == 0 else None)
         store = dist.TCPStore(address, 0, world.size, True, wait_for_workers=False) if world.rank == 0 else None
         port = world.bcast(store.port if store else None)
-        return store or dist.TCPStore(address, port, world.size, False)
+        return store or dist.TCPStore(address, port, world.size, False, wait_for_workers=False)
     folder = world.bcast(tempfile.mkdtemp(prefix="nbpar-") if world.rank == 0 else None)
     return dist.FileStore(f"{folder}/rendezvous", world.size)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,11 @@ LINE = 60  # characters of a line of output
 
 
 class Live:
-    """What is known of the ranks of a running cell."""
+    """What is known of the ranks of a running cell. hosts: by rank of the world, if there are several."""
 
-    def __init__(self, ranks: tuple[int, ...]) -> None:
+    def __init__(self, ranks: tuple[int, ...], hosts: Sequence[str] = ()) -> None:
+        self.hosts = hosts
+        self.names = [f"{rank} on {hosts[rank]}" if hosts else str(rank) for rank in ranks]
         self.pulses: dict[int, Pulse] = {rank: Pulse() for rank in ranks}
         self.lines = Lines(ranks)
         self.heard = False
@@ -87,7 +89,7 @@ class Live:
             "live",
             f"What the ranks did in {duration(seconds)} (measured)",
             "rank",
-            tuple(f"rank {rank}" for rank in self.pulses),
+            tuple(f"rank {name}" for name in self.names),
             ("phase", "progress", "steps", "memory", "sent", "busy", "last line"),
             tuple(cells),
             footer=self.summary(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbpar.display import split, whatif
@@ -74,9 +74,15 @@ class Choice:
     explicit: bool = field(default=False, compare=False)
 
 
-def split_section(plan: Plan, *, opened: bool = True) -> Section:
-    grids = split.split(plan)
+def split_section(plan: Plan, *, opened: bool = True, hosts: Sequence[str] = ()) -> Section:
+    """hosts: of the ranks, if there are several."""
+    grids = [replace(grid, columns=named(grid.columns, hosts)) for grid in split.split(plan)]
     return Section("split", "Split: which rank holds which layers and rows", tuple(grids), opened=opened)
+
+
+def named(columns: tuple[str, ...], hosts: Sequence[str]) -> tuple[str, ...]:
+    """'0 on a' for the rank '0'; what is no rank stays."""
+    return tuple(f"{each} on {hosts[int(each)]}" if hosts and each.isdigit() else each for each in columns)
 
 
 def of_plan(plan: Plan) -> Panels:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbpar.display import show
@@ -28,8 +28,16 @@ BUDGET = 16_000  # bytes a second
 class Watch:
     """names: the panels to show. asked: whether a person asked for them in this cell; then even a short cell shows them."""
 
-    def __init__(self, ranks: tuple[int, ...], names: tuple[str, ...], plan: Callable[[], Plan | None], *, asked: bool) -> None:
-        self.live = Live(ranks)
+    def __init__(
+        self,
+        ranks: tuple[int, ...],
+        names: tuple[str, ...],
+        plan: Callable[[], Plan | None],
+        *,
+        asked: bool,
+        hosts: Sequence[str] = (),
+    ) -> None:
+        self.live = Live(ranks, hosts)
         self._names, self._asked, self._plan = names, asked, plan
         self._late = time.monotonic() + AFTER
         self._next = 0.0 if asked else self._late
@@ -60,7 +68,7 @@ class Watch:
 
     def _sections(self) -> Iterator[Section]:
         if "split" in self._names and (plan := self._plan()) is not None:
-            yield split_section(plan, opened=self._asked)
+            yield split_section(plan, opened=self._asked, hosts=self.live.hosts)
         if "live" in self._names and self._stage == 2:
             yield Section("live", "Ranks: phase, progress, memory, traffic", (self.live.grid(),), {})
 
@@ -77,7 +85,7 @@ class Watch:
         self._place = show.panels(self._page.bundle(), self._place)
 
     def _rows(self, *, done: bool = False) -> dict[str, Any]:
-        return {"ranks": list(self.live.pulses), "rows": self.live.rows(), "summary": self.live.summary(), "done": done}
+        return {"ranks": self.live.names, "rows": self.live.rows(), "summary": self.live.summary(), "done": done}
 
     def _publish(self, *, done: bool = False) -> int:
         """Sends the ranks' state; its size in bytes."""

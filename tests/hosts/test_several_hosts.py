@@ -61,7 +61,8 @@ def train(model):
     spread.run("expected = train(alone)")
     same = "all(torch.allclose(p, q, rtol=1e-12) for p, q in zip(model.parameters(), alone.parameters()))"
     assert spread.value(f"abs(loss - expected) < 1e-12 and {same}")
-    assert spread.run("%%parallel data --show split,live\nloss = train(model)").shown
+    shown = str(spread.run("%%parallel data --show split,live\nloss = train(model)").shown)
+    assert "rank 3 on b" in shown and "0 on a" in shown
     assert spread.value("max(begins := nbpar.last().timeline.begin.values()) - min(begins)") < 60, "clocks are 1000 s apart"
 
 
