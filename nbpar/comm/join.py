@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from ..display.calls import END
-from ..ranks.hosts import route
 from . import shortcut
 from .buffers import NUMBERS
 from .collectives import NOTHING, MPIGroup
@@ -97,19 +96,9 @@ def init_default_group() -> None:
         dist.init_process_group("mpi")
         return
     world = joined()
-    dist.init_process_group(state.backend, store=meeting_place(world), rank=world.rank, world_size=world.size)
-
-
-def meeting_place(world: MPI.Intracomm) -> Any:
-    """torch's store where gloo and NCCL find each other: a file on one host, else a port of rank 0's host. Collective."""
-    hosts = world.allgather(os.uname().nodename)
-    if elsewhere := [host for host in hosts if host != hosts[0]]:
-        address = world.bcast(route(elsewhere[0]) if world.rank == 0 else None)
-        store = dist.TCPStore(address, 0, world.size, True, wait_for_workers=False) if world.rank == 0 else None
-        port = world.bcast(store.port if store else None)
-        return store or dist.TCPStore(address, port, world.size, False, wait_for_workers=False)
     folder = world.bcast(tempfile.mkdtemp(prefix="nbpar-") if world.rank == 0 else None)
-    return dist.FileStore(f"{folder}/rendezvous", world.size)
+    store = f"file://{folder}/rendezvous"
+    dist.init_process_group(state.backend, init_method=store, rank=world.rank, world_size=world.size)
 
 
 _created: Counter[tuple[int, ...]] = Counter()  # groups so far by their ranks, alike on all of them

@@ -356,10 +356,10 @@ class World:
         if last := next((m for m in self._hub.receive(SETTLE) if m.kind == "exit"), None):
             raise self._fell(last)
         host = self.facts[gone[0]]["host"]
-        there, lost = [rank for rank in gone if self.facts[rank]["host"] == host], self.lost()
+        there, lost = [rank for rank in range(self.size) if self.facts[rank]["host"] == host], self.lost()
         self._tear_down()
         text = f"{host} cannot be reached any more: nothing was heard of rank {name_ranks(there)}. {after(lost, self.again)}"
-        raise RankDied(text, rank=there[0], host=host, reason="its host cannot be reached")
+        raise RankDied(text, rank=gone[0], host=host, reason="its host cannot be reached")
 
     def _fell(self, first: Message | None) -> RankDied:
         """A rank ended: the error that says so. The launcher ends the others, and we see to it."""

@@ -79,15 +79,6 @@ def test_large_values_go_once_to_each_host(spread: Notebook, hosts: Hosts) -> No
     assert spread.run("%%parallel --on 1,2,3\nprint(big[-1].item())").said == {"1000000"}
 
 
-def test_gloo_between_hosts(hosts: Hosts) -> None:
-    with Notebook(within=hosts.enter("k")) as notebook:
-        notebook.run(f"{start(hosts, 'a:1,b:1')} --backend gloo")
-        cell = notebook.run(
-            "%%parallel\nimport torch, torch.distributed as dist\nx = torch.ones(1)\ndist.all_reduce(x)\nprint(x.item())"
-        )
-        assert cell.said == {"2.0"}
-
-
 def test_an_exception_names_the_host(spread: Notebook) -> None:
     cell = spread.run("%%parallel\nif nbpar.rank() == 3:\n    raise ValueError('no')", fails=True)
     assert "### rank 3 of 4 on b" in cell.traceback and "ValueError: no" in cell.traceback
