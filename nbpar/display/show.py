@@ -75,6 +75,11 @@ def has_page() -> bool:
     return hasattr(_shell(), "kernel")
 
 
+def is_batch() -> bool:
+    """Whether nbclient runs the notebook (nbconvert, papermill), which it tells by this argument: nobody sees a widget then."""
+    return "--HistoryManager.hist_file=:memory:" in sys.argv
+
+
 def panels(bundle: tuple[dict[str, Any], dict[str, Any]], place: str = "") -> str:
     """Shows a MIME bundle (data, metadata), in the same place if one is given; its place."""
     import uuid

@@ -8,6 +8,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from nbpar.display import show
 from nbpar.display.grid import palette
 from nbpar.display.panels import Panels
 
@@ -35,11 +36,11 @@ class Page(anywidget.AnyWidget):
         self.sections = panels.state()
 
     def bundle(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """MIME bundle: this widget, and for where it cannot run tables and text."""
+        """MIME bundle: this widget, and for where it cannot run tables and text; these alone where nobody looks on."""
         made: Any = super()._repr_mimebundle_() or {}
         data, metadata = made if isinstance(made, tuple) else (made, {})
         fallback = {"text/plain": self.panels.text(), "text/html": self.panels.html()}
-        return {**{WIDGET: data[WIDGET]}, **fallback}, metadata
+        return ({} if show.is_batch() else {WIDGET: data[WIDGET]}) | fallback, metadata
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.bundle()
