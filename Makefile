@@ -1,6 +1,7 @@
 # make demo    train a real data set over two ranks from a notebook, and compare with one process
 # make test    style, types and all tests
 # make check   style and types only
+# make demos   execute all demo notebooks and keep their outputs in them
 # make bench   nbpar against its peers, one table (names="cell values" picks)
 # make clean   remove what the others made
 #
@@ -10,7 +11,7 @@ PYTHON ?= python3
 python := .venv/bin/python
 install := $(python) -m pip install -qq --disable-pip-version-check --root-user-action=ignore -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check demos bench clean
 .DEFAULT_GOAL := test
 
 demo: .venv/demo
@@ -23,6 +24,9 @@ check: .venv/test
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check --quiet .
 	@$(python) -m mypy --no-error-summary
+
+demos: .venv/test
+	@$(python) -m tests.demos.kept $(names)
 
 bench: .venv/bench
 	@$(python) -m benchmarks $(names)
