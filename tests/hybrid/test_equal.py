@@ -58,13 +58,21 @@ BORDERS: dict[str, Case] = {
     "by time": (SLOW + zoo.SGD, zoo.TRAIN, {"balance": "time"}, ()),
     "placed": (*zoo.ZOO["mlp"], {"place": "model.0=1,model.2=1,model.4=0,model.6=0"}, ()),
 }
+TENSOR: dict[str, Case] = {
+    **{f"tensor: {name}": (*zoo.ZOO[name], {"how": "tensor"}, ()) for name in ("mlp", "resnet", "gpt", "lstm")},
+    **{
+        f"tensor: {name}": (cell.setup, cell.train, {**cell.options, "how": "tensor"}, cell.ignore)
+        for name, cell in common.CELLS.items()
+        if name.startswith(("cnn", "gan", "clipping", "accumulation", "ignore_index", "noise", "style: multi"))
+    },
+}
 PROGRAMS = [name for name in COMMON if "style" not in name]
 STYLES = [name for name in COMMON if "style" in name]
 if not os.environ.get("NBPAR_TEST_ALL"):
     STYLES = [name for name in STYLES if name in REFUSED] + STYLES[::3]
-CASES = {**OWN, **MICRO, **BORDERS, **COMMON}
+CASES = {**OWN, **MICRO, **BORDERS, **TENSOR, **COMMON}
 # Cases of one group run one after the other in one start of four ranks.
-GROUPS = [[*OWN, *MICRO, *BORDERS], PROGRAMS[::2], PROGRAMS[1::2], STYLES]
+GROUPS = [[*OWN, *MICRO, *BORDERS], [*TENSOR], PROGRAMS[::2], PROGRAMS[1::2], STYLES]
 
 
 @functools.cache

@@ -71,7 +71,7 @@ class Record(TorchDispatchMode):
 
     def read(self, tensor: Tensor) -> None:
         self.reads = True
-        if is_strided(tensor) and tensor.untyped_storage()._cdata in self._tainted:
+        if is_elsewhere(tensor) or (is_strided(tensor) and tensor.untyped_storage()._cdata in self._tainted):
             self.reads_rows = True
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,7 +82,9 @@ class Record(TorchDispatchMode):
             for tensor in tensors:
                 self.read(tensor)
         result = function(*args, **kwargs)
-        if any(tensor.untyped_storage()._cdata in self._tainted for tensor in tensors):
+        if any(is_elsewhere(value) for value in walk((args, kwargs))) or any(
+            tensor.untyped_storage()._cdata in self._tainted for tensor in tensors
+        ):
             for value in walk(result):
                 if is_strided(value):
                     storage = value.untyped_storage()
@@ -233,6 +235,11 @@ def is_strided(value: Any) -> bool:
         and not value.is_meta
         and type(value) in (Tensor, torch.nn.Parameter)
     )
+
+
+def is_elsewhere(value: Any) -> bool:
+    """Whether it stands for memory that cannot be followed."""
+    return isinstance(value, Tensor) and type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
 def walk(value: Any) -> Any:

@@ -204,7 +204,7 @@ class Average(Inner):
 def average(tensors: Sequence[Tensor], ranks: Ranks, central: bool = False) -> None:
     """Average over ranks, in place: large tensors where they are, small ones in buckets by type."""
     kinds: dict[Any, list[Tensor]] = {}
-    for tensor in tensors:
+    for tensor in ranks.parts(tensors):
         if tensor.layout != torch.strided:
             average_sparse(tensor, ranks)
         elif tensor.numel() * tensor.element_size() >= ALONE and tensor.is_contiguous():

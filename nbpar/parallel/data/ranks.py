@@ -30,6 +30,7 @@ class Ranks:
     """
 
     column = 0
+    doubles = True  # whether weights can be shown in float64
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
@@ -46,6 +47,10 @@ class Ranks:
     def _count(self, name: str, tensor: Tensor) -> None:
         self.counts[name] += 1
         self.counts["bytes"] += tensor.numel() * tensor.element_size()
+
+    def parts(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What this rank holds of these tensors."""
+        return tensors
 
     def homes(self, values: Sequence[Any]) -> Any:
         """Where these values are, if not on every rank: what comes together must be in the same places."""

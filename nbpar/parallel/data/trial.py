@@ -63,7 +63,7 @@ class Trial:
 
     def plan(self) -> Plan:
         """From all the evidence."""
-        if not reduced():
+        if self.ranks.doubles and not reduced():
             try:
                 return self.collect(double=True)
             except Unsuited:  # a program that insists on its own type

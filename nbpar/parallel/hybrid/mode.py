@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
@@ -12,19 +12,27 @@ import torch.distributed as dist
 
 from nbpar.errors import OptionError, suggest
 from nbpar.parallel import data, model
+from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.context import read_remote
 from nbpar.parallel.data.mode import Options as DataOptions
 from nbpar.parallel.data.mode import splitting as splitting_rows
 from nbpar.parallel.data.mode import streams
+from nbpar.parallel.data.ranks import Ranks
 from nbpar.parallel.model.channel import Channel
 from nbpar.parallel.model.mode import KNOWN as OF_MODEL
 from nbpar.parallel.model.mode import parse
 from nbpar.parallel.model.mode import splitting as splitting_layers
 from nbpar.parallel.report import Report
+from nbpar.parallel.tensor.mode import KNOWN as OF_TENSOR
+from nbpar.parallel.tensor.mode import splitting as splitting_tensors
+from nbpar.parallel.tensor.ranks import Ranks as TensorRanks
 from nbpar.plan.mesh import Mesh, mesh_of
 
 from .columns import Columns
 from .replicas import Pieces, Replicas
+from .shards import ShardColumns
+
+Group = dist.ProcessGroup
 
 OF_DATA = tuple(field.name for field in fields(DataOptions))
 
@@ -42,24 +50,44 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
             raise OptionError(f"%%parallel hybrid has no option {name!r}.{suggest(name, (*OF_DATA, *OF_MODEL))}")
     of_data = {name: value for name, value in given.items() if name in OF_DATA}
     of_model = {name: value for name, value in given.items() if name in OF_MODEL}
-    if mesh.data > 1 and (how := given.get("how") or "layers") != "layers":
-        raise OptionError(f"--how {how} with --mesh {mesh}: a mesh of several replicas splits layers. Write --mesh 1x{mesh.size}.")
     if mesh.data == 1 or mesh.model == 1:
         border = data.mode(of_data, namespace, report) if mesh.model == 1 else model.mode(of_model, namespace, report)
         with border:
             yield
         return
-    chosen, layers = DataOptions.of(of_data), parse(of_model)
-    with groups(mesh) as (row, column):
-        link = Channel(row, everyone=dist.group.WORLD)
-        ranks = Columns(mesh, column)
+    chosen = DataOptions.of(of_data)
+    axis = tensors_split if of_model.get("how") == "tensor" else layers_split
+    with groups(mesh) as (row, column), axis(mesh, row, column, of_model, namespace, report) as (ranks, splitter):
         in_step = len(set(ranks.objects(streams()))) == 1
-        with splitting_layers(link, layers, namespace, report, given.get("failed")) as session:
-            link.on_read, ranks.dispatch = read_remote, session.dispatch
-            session.micro = Pieces(layers.micro, session.dispatch, report.say)
-            splitter = partial(Replicas, session=session)
-            with splitting_rows(chosen, ranks, namespace, report, splitter, in_step=in_step, eager=True):
-                yield
+        with splitting_rows(chosen, ranks, namespace, report, splitter, in_step=in_step, eager=True):
+            yield
+
+
+@contextmanager
+def layers_split(  # noqa: PLR0917
+    mesh: Mesh, row: Group, column: Group, options: Mapping[str, object], namespace: dict[str, Any], report: Report
+) -> Iterator[tuple[Ranks, Callable[..., Splitter]]]:
+    """Each rank of a row holds some of the layers. Gives the ranks that share the rows of a batch, and what splits calls."""
+    layers = parse(options)
+    link = Channel(row, everyone=dist.group.WORLD)
+    ranks = Columns(mesh, column)
+    with splitting_layers(link, layers, namespace, report, options.get("failed")) as session:
+        link.on_read, ranks.dispatch = read_remote, session.dispatch
+        session.micro = Pieces(layers.micro, session.dispatch, report.say)
+        yield ranks, partial(Replicas, session=session)
+
+
+@contextmanager
+def tensors_split(  # noqa: PLR0917
+    mesh: Mesh, row: Group, column: Group, options: Mapping[str, object], namespace: dict[str, Any], report: Report
+) -> Iterator[tuple[Ranks, Callable[..., Splitter]]]:
+    """Each rank of a row holds some columns of each layer."""
+    for name in options:
+        if name not in OF_TENSOR:
+            raise OptionError(f"%%parallel hybrid --how tensor has no option {name!r}.{suggest(name, OF_TENSOR)}")
+    shared = TensorRanks(row, everyone=dist.group.WORLD)
+    with splitting_tensors(shared, namespace, report, options.get("failed")) as session:
+        yield ShardColumns(mesh, column), partial(Replicas, session=session)
 
 
 def read_mesh(text: object) -> Mesh:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch import nn
@@ -13,15 +13,21 @@ from nbpar.parallel.data import context
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.model.micro import Micro, Whole
-from nbpar.parallel.model.session import Session
 from nbpar.parallel.model.transfer import forget
+
+
+class Places(Protocol):
+    """A cell of the mode of the second axis."""
+
+    def place_before(self, module: nn.Module | None, args: Any, kwargs: Any) -> None:
+        """Place what is about to be called, if it is new. None: a function, which may call anything."""
 
 
 @dataclass
 class Replicas(Splitter):
     """Layers are placed before a call is looked at: a trial works on them where they are."""
 
-    session: Session = field(kw_only=True)
+    session: Places = field(kw_only=True)
 
     def split(self, subject: Subject, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.session.place_before(subject.module, args, kwargs)

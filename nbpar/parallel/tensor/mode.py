@@ -25,7 +25,7 @@ from .ranks import Ranks, opened
 from .split import Split, whole_for_a_call
 from .whole import make_whole
 
-_KNOWN = ("how", "group", "checked", "failed", "keep", "out")
+KNOWN = ("how", "group", "checked", "failed", "keep", "out")
 
 
 @contextmanager
@@ -37,22 +37,30 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     Raises OptionError, Unsupported where something cannot be done with shards, CollectiveMismatch where ranks disagree.
     """
     for name in options:
-        if name not in _KNOWN:
-            raise OptionError(f"--how tensor has no option {name!r}.{suggest(name, _KNOWN)}")
+        if name not in KNOWN:
+            raise OptionError(f"--how tensor has no option {name!r}.{suggest(name, KNOWN)}")
     report = report or Report()
-    session = Session(Ranks(options.get("group")), namespace, report)  # type: ignore[arg-type]
-    if session.ranks.size == 1:
+    ranks = Ranks(options.get("group"))  # type: ignore[arg-type]
+    if ranks.size == 1:
         yield report
         return
+    with splitting(ranks, namespace, report, options.get("failed")):
+        yield report
+
+
+@contextmanager
+def splitting(ranks: Ranks, namespace: dict[str, Any], report: Report, failed: object = None) -> Iterator[Session]:
+    """The layers are split over these ranks. failed: see `mode`."""
     if why := refusal("--how tensor", namespace):
         raise Unsupported(why)
-    tell: Any = options.get("failed") or (lambda error: None)
+    session = Session(ranks, namespace, report)
+    tell: Any = failed or (lambda error: None)
     report.details["whole"] = False  # until the end: a caller must not use what a cell left that is not whole
     with opened(session.ranks):
         error: BaseException | None = None
         try:
             with session.running():
-                yield report
+                yield session
         except BaseException as raised:
             error = raised
             tell(error)
@@ -73,9 +81,9 @@ class Session:
     @contextmanager
     def running(self) -> Iterator[None]:
         self.split.everything()
-        notes = self.channel.tell(new_notes() if self.ranks.rank == 0 else "", 0)
+        notes = self.channel.decide(new_notes() if self.channel.place == 0 else "")
         with ExitStack() as stack:
-            stack.enter_context(written_once(self.ranks.rank, notes))
+            stack.enter_context(written_once(self.channel.place, notes))
             stack.enter_context(in_parallel())
             stack.enter_context(lists_may_hold_sharded())
             stack.enter_context(patched(nn.Module, "__call__", self._module_call))
@@ -89,7 +97,7 @@ class Session:
 
         def __call__(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             if module not in considered:
-                self.split.model(type(module).__name__, module)
+                self.place_before(module)
             if isinstance(module, nn.TransformerEncoder):
                 mask = kwargs.get("src_key_padding_mask", args[2] if len(args) > 2 else None)
                 if nests(module, mask):
@@ -107,6 +115,13 @@ class Session:
             return result
 
         return load_state_dict
+
+    def place_before(self, module: nn.Module | None, args: Any = (), kwargs: Any = None) -> None:
+        """Split what is about to be called, if it is new. None: a function, which may call anything."""
+        if module is None:
+            self.split.everything()
+        elif module not in self.split.considered:
+            self.split.model(type(module).__name__, module)
 
     def end(self, error: BaseException | None, tell: Callable[[BaseException], None]) -> None:
         """The ranks compare how it ended, and what it leaves becomes whole; after an error too, as one process keeps that."""

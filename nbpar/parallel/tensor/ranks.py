@@ -18,11 +18,11 @@ gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
 class Ranks:
-    """One process group, by default all ranks. gathers, reductions, bytes: counts, of this rank."""
+    """One process group, by default all ranks. everyone: see `Channel`. gathers, reductions, bytes: counts, of this rank."""
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, everyone: dist.ProcessGroup | None = None) -> None:
         self.group = group
-        self.channel = Channel(group)
+        self.channel = Channel(group, everyone=everyone)
         self.rank, self.size = self.channel.rank, self.channel.size
         self.gathers = self.reductions = self.bytes = 0
 
