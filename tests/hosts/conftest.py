@@ -19,8 +19,10 @@ def hosts() -> Iterator[Hosts]:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(f"hosts cannot be made of namespaces here: {error}")
-    with rig:
+    try:
         yield rig
+    finally:
+        rig.__exit__()
 
 
 @pytest.fixture(scope="package")
