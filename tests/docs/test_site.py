@@ -28,6 +28,11 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     )
 
 
+def test_every_page_is_in_the_navigation() -> None:
+    named = set(re.findall(r"^  - (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
 @pytest.mark.parametrize("tool", [options, python], ids=["options", "python"])
 def test_the_lists_are_those_of_the_code(tool: ModuleType) -> None:
     assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), f"run `python -m {tool.__name__}`"
