@@ -21,6 +21,7 @@ _OWNER = "_nbpar_owner"
 _STAMP = "_nbpar_stamp"
 _PINNED = "_nbpar_pinned"
 _SPARE = "_nbpar_spare"
+_LOOSE = "_nbpar_loose"
 
 
 def owner(tensor: Tensor) -> int | None:
@@ -63,7 +64,7 @@ def home(tensor: Tensor) -> int | None:
 def release(tensor: Tensor) -> None:
     """Say that every rank holds this value."""
     storage = tensor.untyped_storage()
-    for mark in (_OWNER, _PINNED):
+    for mark in (_OWNER, _PINNED, _LOOSE):
         if hasattr(storage, mark):
             delattr(storage, mark)
 
@@ -114,6 +115,15 @@ def stamp(tensor: Tensor) -> object:
         mark = object()
         setattr(storage, _STAMP, mark)
     return mark
+
+
+def loosen(tensor: Tensor, yes: bool = True) -> None:
+    """Say whether this value is where it is for the time being only."""
+    setattr(tensor.untyped_storage(), _LOOSE, yes)
+
+
+def loose(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and getattr(tensor.untyped_storage(), _LOOSE, False)
 
 
 def pin(tensor: Tensor) -> None:

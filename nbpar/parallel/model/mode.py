@@ -14,6 +14,7 @@ import torch.distributed as dist
 from nbpar.errors import OptionError, PeerFailed, Unsupported, suggest
 from nbpar.parallel.report import Report
 
+from .build import SMALL
 from .channel import Channel, connect
 from .session import Options, Session, meet
 from .transfer import forget
@@ -21,7 +22,7 @@ from .whole import make_whole
 
 _HOWS = ("layers", "tensor")
 _BALANCES = ("params", "memory", "time")
-KNOWN = ("micro", "place", "balance", "how", "keep", "out", "units", "group", "failed")
+KNOWN = ("micro", "place", "balance", "how", "keep", "out", "build", "units", "group", "failed")
 
 
 @contextmanager
@@ -31,6 +32,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     options: micro (int or "auto"), place ("name=rank,…"), balance ("params" | "memory" | "time"),
     keep (names that stay on their ranks), out (names that come home however large they are);
     group (a process group, default all ranks), units (submodules as one step),
+    build (bytes of parameters that the cell makes before it drops those of other ranks),
     failed (called with an exception before this rank waits for the others, so that a caller may stop them).
     At the start, tensors in `namespace` are real and equal on all ranks; at the end they are again, under the same objects.
     Raises Unsupported where a line cannot run without risking a wrong number, CollectiveMismatch where ranks disagree.
@@ -149,6 +151,7 @@ def parse(options: Mapping[str, object]) -> Options:
         balance=balance,
         keep=names,
         out=tuple(map(str, options.get("out") or ())),  # type: ignore[call-overload]
+        build=int(options.get("build", SMALL)),  # type: ignore[call-overload]
         units=bool(options.get("units", True)),
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import swap_tensors
 
 from .channel import channel
-from .home import give, owner, pin, remote, spare
+from .home import give, loose, loosen, owner, pin, remote, spare
 from .layers import Layer
 from .transfer import forget
 
@@ -31,33 +31,76 @@ def place(layers: Sequence[Layer], ranks: Sequence[int]) -> dict[nn.Module, int]
     for layer, rank in zip(layers, ranks, strict=True):
         homes.update(dict.fromkeys(layer.parts, rank))
         for value in layer.tensors():
-            if owner(value) is None:
+            if owner(value) is None or loose(value):
                 where.setdefault(id(value), (value, set(), rank))[1].add(rank)
     modules = [part for layer in layers for part in layer.parts]
     with _weak_lists_off(modules):
         for value, _, _ in where.values():
             _check(value)
-        for value, users, rank in where.values():
-            put(value, rank)
+        apart = [(value, rank) for value, _, rank in where.values() if owner(value) is not None]
+        for value, _, rank in where.values():
+            if owner(value) is None:
+                put(value, rank)
+        move(apart)
+        for value, users, _ in where.values():
+            loosen(value, False)
             if len(users) == 1:
                 pin(value)
     return homes
 
 
-def put(value: Tensor, rank: int) -> None:
-    """Make a replicated tensor live on `rank`."""
+def put(value: Tensor, rank: int, *, again: bool = True) -> None:
+    """Make a replicated tensor live on `rank`. again: where it goes, its memory is remembered, so that it comes back to it."""
     gradient = value.grad if value.is_leaf else None
     if channel().rank != rank:
         value.grad = None
         storage = value.untyped_storage()
         _swap(value, _stand_in(value, rank))
-        spare(value, storage)
+        if again:
+            spare(value, storage)
         if gradient is not None:
             put(gradient, rank)
             value.grad = gradient
     give(value, rank)
     if value.grad is not None:
         give(value.grad, rank)
+
+
+def move(values: Iterable[tuple[Tensor, int]]) -> None:
+    """Tensors that live on one rank go to another; next comes always what goes to the rank that holds least, so that no rank
+    needs more memory than before and after, and that of one tensor."""
+    todo: dict[int, list[tuple[Tensor, int]]] = {rank: [] for rank in range(channel().size)}
+    held = [0] * channel().size
+    for value, to in values:
+        source = owner(value)
+        assert source is not None
+        held[source] += value.nbytes
+        if source != to:
+            todo[to].append((value, source))
+    while any(todo.values()):
+        to = min((rank for rank, rest in todo.items() if rest), key=lambda rank: held[rank])
+        value, source = todo[to].pop(0)
+        held[source] -= value.nbytes
+        held[to] += value.nbytes
+        _move(value, source, to)
+
+
+def _move(value: Tensor, source: int, to: int) -> None:
+    link = channel()
+    gradient, value.grad = value.grad, None
+    link.edge("place", source, to, tuple(value.shape), value.dtype)
+    made = _stand_in(value, to)
+    if link.rank == source:
+        link.send(value, to)
+        link.flush()
+    if link.rank == to:
+        made = link.receive(value, source)
+        made = nn.Parameter(made, value.requires_grad) if isinstance(value, nn.Parameter) else made
+        give(made, to)
+    _swap(value, made)
+    if gradient is not None:
+        _move(gradient, source, to)
+        value.grad = gradient
 
 
 def _stand_in(value: Tensor, rank: int) -> Tensor:

@@ -20,11 +20,12 @@ from nbpar.parallel.files import new_notes, written_once
 from nbpar.ranks.machine import free_memory
 from nbpar.values.staying import Stay
 
+from .build import SMALL, Build
 from .channel import Channel, agree
 from .clock import seconds
 from .dispatch import Dispatch
 from .early import Early
-from .home import is_split, owner
+from .home import is_split, loose, owner
 from .keep import large, together
 from .layers import Layer, chain, divide, refuse_nested, roots, sizes, unfit
 from .micro import Micro
@@ -34,12 +35,13 @@ from .place import Stuck, place, state_on
 from .reach import modules, optimisers, reach
 from .special import adopt
 from .units import NOT_ONE_STEP, Units
+from .whole import make_whole
 
 
 @dataclass(frozen=True)
 class Options:
     """How a cell is split. micro: 0 for auto. place: rank by module name. keep: names that stay on their ranks. out: names that
-    do not."""
+    do not. build: bytes of parameters that the cell makes before it drops those of other ranks."""
 
     micro: int = 1
     place: Mapping[str, int] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Options:
     keep: tuple[str, ...] = ()
     out: tuple[str, ...] = ()
     units: bool = True
+    build: int = SMALL
 
 
 class Session:
@@ -64,6 +67,7 @@ class Session:
         self.micro = Micro(options.micro, self.dispatch, say)
         self._roots: set[int] = set()
         self._in_pieces = False
+        self.build = Build(options.build)
         self._given = dict(namespace)
         self._stayed = [thing for thing in reach(namespace) if is_split(thing)]  # from an earlier cell
 
@@ -73,8 +77,9 @@ class Session:
         if self.options.balance != "time":  # else when a model is called: its layers are timed in its first call
             self.place_all()
         notes = self.channel.decide(new_notes() if self.channel.place == 0 else "")
-        with written_once(self.channel.place, notes), patched(self._call, self.say), Optimisers(), self.dispatch:
-            yield
+        with written_once(self.channel.place, notes), patched(self._call, self.say), Optimisers():
+            with self.build.watching(), self.dispatch:
+                yield
 
     def place_all(self, called: nn.Module | None = None, args: Any = (), kwargs: Any = None) -> None:
         """Divide the models that the namespace leads to, and the one that is called, over the ranks as one chain."""
@@ -101,7 +106,8 @@ class Session:
             return costs
         parts = set(called.modules()) if called is not None else set()
         inside = [at for at, layer in enumerate(layers) if layer.module in parts]
-        timed = seconds([layers[at] for at in inside], called, args, kwargs) if called is not None and inside else None
+        whole = called is not None and inside and not self.build.dropping
+        timed = seconds([layers[at] for at in inside], called, args, kwargs) if called is not None and whole else None
         timed = self.channel.decide(timed)
         if timed is None:
             self.say("--balance time: no call to measure before the layers are placed; they are divided by their size")
@@ -118,11 +124,12 @@ class Session:
         for part in model.modules():
             self._asked.add(id(part))
         self._models.append(model)
-        if any(owner(value) is not None for value in model.parameters()):
+        if any(owner(value) is not None and not loose(value) for value in model.parameters()):
             self._as_placed(name, model)
             return False
         why = unfit(model)
         if why:
+            make_whole({name: model})
             self.say(f"{name} is whole on every rank: {why}")
         return why is None
 
@@ -136,9 +143,11 @@ class Session:
 
     def kept(self) -> dict[str, Stay]:
         """The variables that stay on the ranks at the end of the cell. Asked by all ranks alike."""
+        if self.build.dropping:
+            self.place_all()  # of what was made and not called
         asked = dict.fromkeys(self.options.keep, Stay.reason)
         link = self.channel
-        free = link.tell(free_memory() if link.rank == 0 else 0, 0)
+        free = link.decide(free_memory() if link.place == 0 else 0)
         heavy = large(self.namespace, self._given, self.options.out, link.size + 1, free)
         return together(self.namespace, {**heavy, **asked}, self._stayed)
 
