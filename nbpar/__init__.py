@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbpar import plan
+    from nbpar.checkpoint import load, save
     from nbpar.parallel.api import rank, size, split
     from nbpar.ranks.world import World
     from nbpar.record import last
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from nbpar.values import RankRef, RankValues
 
 __version__ = "0.1.0"
-__all__ = ["RankRef", "RankValues", "gather", "last", "plan", "rank", "size", "split", "world"]
+__all__ = ["RankRef", "RankValues", "gather", "last", "load", "plan", "rank", "save", "size", "split", "world"]
 
 
 def world() -> World | None:
@@ -57,6 +58,8 @@ def unload_ipython_extension(shell: Any) -> None:
 
 _LAZY = {
     "gather": "nbpar.remote",
+    "load": "nbpar.checkpoint",
+    "save": "nbpar.checkpoint",
     "last": "nbpar.record",
     "rank": "nbpar.parallel.api",
     "size": "nbpar.parallel.api",

@@ -64,7 +64,10 @@ class ParallelMagics(Magics):
     def _start(self, given: dict[str, Any]) -> None:
         if given.get("device") == "cuda" and "backend" not in given:
             given["backend"] = "nccl"
-        show.note(describe(ranks.ensure(self.shell.user_ns, Settings(**given) if given else None)))
+        current = ranks.current()
+        lost = current.lost() if current else ""
+        running = ranks.ensure(self.shell.user_ns, Settings(**given) if given else None)
+        show.note(f"{describe(running)} {lost if running is not current else ''}".rstrip())
 
     def _stop(self, _: dict[str, Any]) -> None:
         current = ranks.current()

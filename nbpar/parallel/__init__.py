@@ -13,6 +13,7 @@ from nbpar.parallel.report import Report
 # A mode is a module with `mode(options, namespace, report)`, a context manager.
 MODES = {
     "each": "nbpar.parallel.each",
+    "bare": "nbpar.parallel.each",  # nbpar's own cells, which know how to deal with what is spread over the ranks
     "data": "nbpar.parallel.data",
     "model": "nbpar.parallel.model",
     "hybrid": "nbpar.parallel.hybrid",

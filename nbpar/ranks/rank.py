@@ -240,6 +240,8 @@ class Rank:
         """Why the cell cannot have what stayed on the ranks."""
         from nbpar.parallel.model.keep import refusal
 
+        if task.mode == "bare":
+            return ""
         if task.mode not in self.parallel.KEEP:
             return refusal(f"%%parallel {task.mode}", self.shell.user_ns)
         return refusal("--check", self.shell.user_ns) if task.check else ""

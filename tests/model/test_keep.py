@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.notebook import Notebook
@@ -118,10 +120,34 @@ def test_a_model_of_data_mode_is_kept_and_called(kept: Notebook) -> None:
     assert kept.value("(model2(x) - alone2(x)).abs().max().item()") < 1e-15
 
 
+def test_a_kept_model_is_saved_and_read(kept: Notebook, tmp_path: Path) -> None:
+    kept.run(f"path = {str(tmp_path / 'run')!r}\nnbpar.save({{'model': model, 'adam': adam}}, path)")
+    kept.run("fresh = {'model': Net().double()}\nnbpar.load(fresh, path)")
+    assert kept.value(SAME.format("fresh['model']", "alone"))  # one process reads what two ranks wrote
+    both(kept, "losses.append(train(model, adam, 1))")
+    kept.run("nbpar.load({'model': model}, path)")
+    assert kept.value(SAME.format("model", "fresh['model']")) and not kept.value(SAME.format("model", "alone"))
+    cell = kept.run("nbpar.load(model, path)", fails=True)
+    assert cell.error == "OptionError" and "is a checkpoint of something else" in cell.traceback
+    cell = kept.run("nbpar.load(model, path + '2')", fails=True)
+    assert cell.error == "OptionError" and "is no checkpoint of nbpar.save" in cell.traceback
+
+
+def test_a_checkpoint_is_trained_on_by_another_number_of_ranks(kept: Notebook, tmp_path: Path) -> None:
+    kept.run(f"path = {str(tmp_path / 'run')!r}\nnbpar.save({{'model': alone, 'adam': adam_alone}}, path)")
+    cell = kept.run("%parallel start -n 3")
+    assert "model, which stayed on the ranks, is lost. model = nbpar.load(" in cell.stdout
+    kept.run("both = nbpar.load(path)\nmodel, adam = both['model'], both['adam']")
+    both(kept, "losses.append(train(model, adam, 2))")
+    assert kept.value("losses[-1] == expected[-1]") and kept.value(SAME.format("model", "alone"))
+    cell = kept.run("%%parallel model\nmodel.eval()(x).sum()")
+    assert "layers by rank: 1, 1, 2" in cell.stdout
+
+
 def test_what_is_lost_with_the_ranks_is_said(kept: Notebook) -> None:
     cell = kept.run("%parallel restart")
-    assert "model, which stayed on the ranks, is lost. It was never saved." in cell.stdout
+    assert "model, which stayed on the ranks, is lost." in cell.stdout
     cell = kept.run("model(x)", fails=True)
-    assert cell.error == "CannotTravel" and "It was on ranks that have ended since. It was never saved." in cell.traceback
+    assert cell.error == "CannotTravel" and "It was on ranks that have ended since. model = nbpar.load(" in cell.traceback
     cell = kept.run("%%parallel model\nmodel(x)", fails=True)
-    assert cell.error == "CannotTravel" and "It was on ranks that have ended since. It was never saved." in cell.traceback
+    assert cell.error == "CannotTravel" and "It was on ranks that have ended since. model = nbpar.load(" in cell.traceback
