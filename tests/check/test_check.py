@@ -40,12 +40,16 @@ FAULTS = {
 PLANT = """%%parallel
 import torch, nbpar.parallel.data, nbpar.parallel.model
 from nbpar.parallel.model.home import give
+source = '''
 def planted(true, give, order, calls):
     def faulty(*args):
         {does}
     return faulty
+'''
+names = dict()
+exec(compile(source, "<planted>", "exec"), names)  # a line of no cell, which messages would be told apart by
 torch.true = vars({where})["{name}"]
-faulty = planted({where}.{name}, give, [1, 0, *range(2, 26)], [])
+faulty = names["planted"]({where}.{name}, give, [1, 0, *range(2, 26)], [])
 {where}.{name} = staticmethod(faulty) if isinstance(torch.true, staticmethod) else faulty"""
 MEND = "%%parallel\nimport torch, nbpar.parallel.data, nbpar.parallel.model\n{where}.{name} = torch.true"
 
