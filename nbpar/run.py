@@ -26,7 +26,7 @@ from nbpar.failure import raise_failure, shared_failure
 from nbpar.ranks.channel import Message
 from nbpar.ranks.task import Reply, Task
 from nbpar.record import Last, keep
-from nbpar.values import RankRef
+from nbpar.values import RankRef, settings
 from nbpar.values.random_state import RandomStates
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
         relayed=(sizes := relayed(world, cell, packed.frames)),
         ranks=cell.ranks if sizes else (),
         states=RandomStates().capture() if cell.lockstep else {},
+        settings=settings.capture(),
         sources=show.new_sources(world),
         out=cell.out,
         keep=cell.keep,
@@ -257,8 +258,10 @@ def settle(world: World, cell: Cell, exchange: Exchange) -> Any:
             show.note(f"{', '.join(stayed)} stayed on the ranks and may be changed in part: read a checkpoint before you go on.")
         raise_failure(world, exchange, failures, kept=False)
     merged = world.values.merge(values, put, out=cell.out, keep=cell.keep, ranks=ranks)
+    first = exchange.replies[cell.ranks[0]]
+    settings.restore(first.settings)
     if cell.lockstep:
-        RandomStates().restore(exchange.replies[cell.ranks[0]].states)
+        RandomStates().restore(first.states)
     if failures or exchange.interrupted:
         raise_failure(world, exchange, failures, kept=True)
     return merged

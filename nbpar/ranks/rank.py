@@ -135,6 +135,7 @@ class Rank:
 
     def _run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
         from nbpar.ranks.task import Reply
+        from nbpar.values import settings
 
         self.number = task.number
         if task.cwd != os.getcwd():
@@ -145,6 +146,8 @@ class Rank:
             here = task.shared if way.parent is None else 0
             frames = [*self.comm.relay(frames[:here], task.relayed, way), *frames[here:]]
         self.values.load(frames[: task.shared], frames[task.shared :])
+        settings.restore(task.settings)
+        set_before = settings.capture()
         own = self.random.capture() if task.lockstep else {}
         if task.lockstep:
             self.random.restore({**self.common, **task.states})
@@ -169,7 +172,8 @@ class Rank:
         values = self._values(task, report, result=shown is not None) if whole else []
         self.outlet.drain()
         reply = Reply(
-            seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, phases, pulse, states
+            seconds, self.outlet.produced, failure, shown, report.lines, report.details, traffic, phases, pulse, states,
+            settings.changes(set_before),
         )  # fmt: skip
         return reply, values
 

@@ -27,6 +27,7 @@ class Task:
     relayed: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
     states: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # the kernel's random states
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the notebook's, as values.settings captures them
     sources: Mapping[str, tuple[int, str]] = field(default_factory=dict, repr=False)  # earlier cells, for tracebacks
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
@@ -79,3 +80,4 @@ class Reply:
     phases: Any = field(default=None, repr=False)  # ranks.phases' columns, if the cell was watched
     pulse: Pulse | None = None  # the last one
     states: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # that the cell has changed

@@ -189,3 +189,14 @@ class TestOptions:
     def test_tab_completes(self, notebook: Notebook) -> None:
         answer = notebook.client.complete("%%parallel da", reply=True, timeout=10)["content"]
         assert answer["matches"] == ["data"] and answer["cursor_start"] == len("%%parallel ")
+
+
+def test_what_is_set_for_all_of_torch_and_numpy_holds_on_both_sides(notebook: Notebook) -> None:
+    notebook.run("import torch, numpy as np\ntorch.set_default_dtype(torch.float64); np.set_printoptions(precision=2)")
+    shown = notebook.run("%%parallel data\nx = torch.ones(2)\nprint(x.dtype, np.array([1 / 3]))")
+    assert shown.said == {"torch.float64 [0.33]"}
+    notebook.run("%%parallel\ntorch.set_default_dtype(torch.float32); torch.set_grad_enabled(False); np.seterr(divide='ignore')")
+    there = notebook.value("[str(torch.get_default_dtype()), torch.is_grad_enabled(), np.geterr()['divide']]")
+    assert there == ["torch.float32", False, "ignore"]
+    notebook.run("torch.set_grad_enabled(True); np.seterr(divide='warn'); np.set_printoptions(precision=8)")
+    assert notebook.run("%%parallel\nprint(torch.ones(1, requires_grad=True).exp().requires_grad)").said == {"True"}
