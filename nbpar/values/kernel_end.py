@@ -135,9 +135,12 @@ class KernelEnd:
         mine = persons(self.namespace)
         names = mine if everything else {name: mine[name] for name in reads if name in mine}
         if not everything:
-            for name, value in names.items():
+            for name, value in list(names.items()):
                 if isinstance(value, RankValues):
-                    check_size(name, value, self.size)
+                    if name in anew and value.size != self.size:
+                        del names[name]
+                    else:
+                        check_size(name, value, self.size)
         dead = self._sweep(mine)
         self.port.sent.clear()
         released, self.port.released[:] = list(self.port.released), []

@@ -62,6 +62,11 @@ class RankValues:
         self._name, self._key, self._group = name, key, group
 
     @property
+    def size(self) -> int:
+        """How many ranks the world had."""
+        return self._group.size
+
+    @property
     def ranks(self) -> list[int]:
         """The ranks that have a value."""
         return [rank for rank in sorted(self._group.frozen) if self._key in self._group.of(rank)]
@@ -177,9 +182,9 @@ class OwnKind(kinds.Kind):
 
 def check_size(name: str, values: RankValues, size: int) -> None:
     """Raises CannotTravel if the values are of a world of another size."""
-    if values._group.size != size:
+    if values.size != size:
         raise CannotTravel(
-            f"{name} holds one value for each of {values._group.size} ranks, and this world has {size}. "
+            f"{name} holds one value for each of {values.size} ranks, and this world has {size}. "
             f"Pick one, e.g. {name} = {name}[{min(values._group.frozen)}], or combine them, e.g. {name} = {name}.cat()."
         )
 

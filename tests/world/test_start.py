@@ -78,7 +78,8 @@ def test_sizes_more_than_cores_and_a_new_size_keep_the_variables() -> None:
         notebook.run("x = 5")
         cell = notebook.run("%%parallel -n 3\nx += 1\nprint(nbpar.size(), x)")
         assert cell.said == {"3 6"}
-        cell = notebook.run("%%parallel -n 1\nx += 1\nprint(nbpar.size(), x)")
+        notebook.run("%%parallel\nown = nbpar.rank()")
+        cell = notebook.run("%%parallel -n 1\nx += 1\nown = x\nprint(nbpar.size(), own)")
         assert cell.said == {"1 7"} and "3 ranks are replaced by 1" in cell.stdout
         assert "more ranks than cores" in notebook.run("%parallel start -n 5").stdout
         assert notebook.run("%%parallel\nprint(nbpar.size(), x)").said == {"5 7"}
