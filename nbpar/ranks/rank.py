@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 import traceback
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
@@ -66,6 +67,7 @@ class Rank:
 
         world = MPI.COMM_WORLD
         torch.set_num_threads(threads)
+        warnings.filterwarnings("ignore", "isinstance.treespec, LeafSpec", FutureWarning)  # torch's, where ranks tell structures
         device = prepare_device()
         if world.size == int(os.environ["NBPAR_SIZE"]):
             comm.join(world, os.environ["NBPAR_BACKEND"])
