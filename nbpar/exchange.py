@@ -26,6 +26,7 @@ PATIENCE = 5.0  # seconds after an interrupt until the person is told of ranks t
 LOOK = 1.0  # seconds between two looks at where the ranks are
 STEP = 2.0  # seconds after an interrupt in which a lockstep cell may come to its next optimiser step
 ALIKE = 0.2  # seconds after a failure in which the other ranks of a lockstep cell may fail alike
+ALIKE_AT_FIRST = 3.0  # the same in a world's first cell: ranks may still be importing when it comes
 USELESS = 0.5  # seconds that they may go on after that
 
 
@@ -87,6 +88,7 @@ class Exchange:
                 self._end_useless_work()
                 self._look_for_hangs()
                 self._ask_for_snapshots()
+        self._world.fresh = False
         self.replies = {rank: self.replies[rank] for rank in self._cell.ranks}
 
     @contextmanager
@@ -137,7 +139,8 @@ class Exchange:
     def _note_failure(self, rank: int, failure: Failure) -> None:
         """A rank fails: the others must not wait for it."""
         if not self._failed:
-            self._end_waiting_at = time.monotonic() + (ALIKE if self._cell.lockstep else 0)
+            alike = ALIKE_AT_FIRST if self._world.fresh else ALIKE
+            self._end_waiting_at = time.monotonic() + (alike if self._cell.lockstep else 0)
         self._failed.setdefault(rank, failure)
         self._world.hurt |= failure.mismatch
 

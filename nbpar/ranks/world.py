@@ -72,6 +72,7 @@ class World:
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
         self.cell = 0
         self.hurt = False
+        self.fresh = True  # no cell has been run
         self.values = KernelEnd(namespace, size)
         self.spread = False  # over several hosts
         self._look_at = 0.0
@@ -134,7 +135,7 @@ class World:
         machine.allow_files(3 * self.size + 1024)  # three connections a rank, and what the notebook has open
         self._hub = Hub(self._reach(launcher))
         self._log = tempfile.TemporaryFile()
-        self.facts, self.last_lines, self.hurt = [], {}, False
+        self.facts, self.last_lines, self.hurt, self.fresh = [], {}, False, True
         self.produced = dict.fromkeys(range(self.size), 0)
         self.sent_sources = set()
         try:

@@ -128,4 +128,4 @@ def test_papermill_opens_it(install: Install, tmp_path: Path) -> None:
     done = papermill.execute_notebook(
         tmp_path / "in.ipynb", tmp_path / "out.ipynb", parameters={"x": 40}, progress_bar=False, cwd=tmp_path
     )
-    assert "42" in printed(done).splitlines()
+    assert "42" in printed(done)

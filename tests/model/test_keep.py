@@ -9,6 +9,7 @@ import pytest
 from tests.notebook import Notebook
 
 SETUP = """import copy, torch, torch.nn as nn
+torch.set_num_threads(1)  # as each rank has: bits depend on it
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
