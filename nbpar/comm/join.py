@@ -49,8 +49,7 @@ def join(world: MPI.Intracomm, backend: str = "mpi") -> None:
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
     state.world, state.backend, state.reason = world, backend, None
     state.control = MPIGroup(world.Dup(), (everyone(), 0), SET_UP)
-    if backend == "mpi":
-        shortcut.install()
+    shortcut.install()
     init_default_group()
 
 
