@@ -218,7 +218,7 @@ def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply], *, full: boo
     values = {name: world.namespace[name] for name in names if name in world.namespace}
     first = replies.get(cell.ranks[0])
     placed, split = (first.details.get("placed"), first.details.get("split")) if first else (None, None)
-    rows = sum(first.pulse.rows) if first and first.pulse else 0
+    rows = (first.details.get("rows") or sum(first.pulse.rows if first.pulse else ())) if first else 0
     return outline(values, cell.mode, len(cell.ranks), cell.options, placed=placed, split=split, rows=rows, full=full)
 
 

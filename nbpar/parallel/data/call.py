@@ -123,6 +123,8 @@ class Splitter:
             self.disturb()
         if isinstance(outcome, Done):
             self.count(subject, "split")
+            details = self.report.details
+            details["rows"] = max(details.get("rows", 0), flat[plan.base].shape[plan.dim])
             return outcome.value
         knowledge.surprise(key, outcome if not verified else None)
         return self.whole(subject, outcome, args, kwargs)
