@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nbpar.display import show
-from nbpar.display.stream import Fold, name_ranks
+from nbpar.display.stream import HOLD, HOLD_AT_FIRST, Fold, name_ranks
 from nbpar.hang import Wait, explain
 from nbpar.pause import Pause
 from nbpar.ranks.channel import Message
@@ -94,7 +94,8 @@ class Exchange:
     @contextmanager
     def _output(self) -> Iterator[Fold]:
         """The ranks' output as one stream; what is left of it is shown however the cell ends."""
-        fold = Fold(self._cell.ranks, show.emit, lockstep=self._cell.lockstep)
+        hold = HOLD_AT_FIRST if self._world.fresh else HOLD
+        fold = Fold(self._cell.ranks, show.emit, lockstep=self._cell.lockstep, hold=hold)
         try:
             yield fold
         finally:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from nbpar.display.stream import HOLD, Fold, name_ranks
+from nbpar.display.stream import HOLD, HOLD_AT_FIRST, Fold, name_ranks
 
 
 def fold(size: int = 2, *, lockstep: bool = False) -> tuple[Fold, list[str]]:
@@ -51,6 +51,17 @@ def test_a_rank_ahead_is_shown_after_a_moment_marked_or_in_lockstep_plain() -> N
         f.flush(1 + HOLD * 1.1)
         f.close()
         assert "".join(shown) == text
+
+
+def test_ranks_that_still_import_are_waited_for_once() -> None:
+    shown: list[str] = []
+    f = Fold(range(2), lambda _, value: shown.append(value), lockstep=False, hold=HOLD_AT_FIRST)
+    f.feed(0, out("a\nb\n"), 0)
+    f.flush(HOLD * 1.1)
+    assert shown == []
+    f.feed(1, out("a\n"), HOLD_AT_FIRST / 2)
+    f.flush(HOLD_AT_FIRST / 2)
+    assert "".join(shown) == "a\n[0] b\n"  # both print now, and `b` has waited
 
 
 def test_lockstep_ranks_that_differ_after_all_are_marked() -> None:

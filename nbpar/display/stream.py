@@ -24,6 +24,7 @@ from itertools import islice
 from typing import Any
 
 HOLD = 0.1  # seconds
+HOLD_AT_FIRST = 1.0  # once, in a world's first cell: ranks may still be importing when it comes
 UNFINISHED = 0.3  # seconds until a line without an end is shown as it is
 AHEAD = 16  # pieces looked at to find where ranks meet again
 LINE = re.compile(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+")
@@ -70,7 +71,9 @@ def name_ranks(ranks: Iterable[int]) -> str:
 class Fold:
     """`feed` what ranks print, `flush` now and then, `close` at the end. `emit(name, value)` shows a piece."""
 
-    def __init__(self, ranks: Iterable[int], emit: Callable[[str, Any], None], *, lockstep: bool) -> None:
+    def __init__(self, ranks: Iterable[int], emit: Callable[[str, Any], None], *, lockstep: bool, hold: float = HOLD) -> None:
+        """hold: seconds that the first piece waits for the ranks that have printed nothing yet; HOLD from then on."""
+        self._hold = max(hold, HOLD)
         self._queues: dict[int, deque[Piece]] = {rank: deque() for rank in ranks}
         self._shown: dict[int, deque[Piece]] = {rank: deque() for rank in self._queues}  # unmarked, still to come from this rank
         self._returned: dict[int, set[str]] = {rank: set() for rank in self._queues}  # streams whose cursor is at a line's start
@@ -105,6 +108,7 @@ class Fold:
         """Shows all that can be shown by now; whether there was anything since the last time."""
         self._meet()
         while late := [rank for rank, queue in self._queues.items() if queue and self._late(queue[0], now)]:
+            self._hold = HOLD
             self._advance(late)
             self._meet()
         self._pour()
@@ -112,7 +116,7 @@ class Fold:
         return fresh
 
     def _late(self, piece: Piece, now: float) -> bool:
-        return now - piece.at >= (HOLD if piece.ended else UNFINISHED)
+        return now - piece.at >= (self._hold if piece.ended else max(self._hold, UNFINISHED))
 
     def close(self) -> bool:
         """Shows the rest: nothing more will come. Whether the last line has no end."""
@@ -126,6 +130,8 @@ class Fold:
     def _meet(self) -> None:
         """Takes pieces while every rank has a whole one."""
         queues = self._queues
+        if all(queues.values()):
+            self._hold = HOLD
         while all(queue and queue[0].ended for queue in queues.values()):
             first, *others = [queue[0] for queue in queues.values()]
             if all(piece == first for piece in others):
