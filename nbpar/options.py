@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -210,13 +211,18 @@ def split(line: str) -> list[str]:
         raise OptionError(f"This line cannot be read: {line!r} ({error}).") from None
 
 
+@functools.cache  # made for each cell, it would take a tenth of an empty one
+def of_cell(mode: str) -> Parser:
+    return Parser(f"%%parallel {mode}", tuple(o for o in CELL if not o.modes or mode in o.modes))
+
+
 def cell_line(line: str) -> tuple[str, dict[str, Any]]:
     """The mode and options of a `%%parallel` line. Raises OptionError."""
     words = split(line)
     mode = words.pop(0) if words and not words[0].startswith("-") else "each"
     if mode not in MODES:
         raise OptionError(f"%%parallel has no mode {mode!r}.{suggest(mode, MODES)} Modes: {', '.join(MODES)}.")
-    given = Parser(f"%%parallel {mode}", tuple(o for o in CELL if not o.modes or mode in o.modes)).read(words)
+    given = of_cell(mode).read(words)
     return mode, sized(given) if mode == "hybrid" else given
 
 

@@ -32,6 +32,7 @@ NUMBERS: dict[torch.dtype, MPI.Datatype] = {
     torch.complex64: MPI.C_FLOAT_COMPLEX,
     torch.complex128: MPI.C_DOUBLE_COMPLEX,
 }
+REAL = frozenset(dtype for dtype in NUMBERS if not dtype.is_complex)
 # MPI knows no half precision: such tensors are reduced in float32 and rounded once.
 WIDER: dict[torch.dtype, torch.dtype] = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 

@@ -25,7 +25,7 @@ def put_deterministic(setting: tuple[bool, bool]) -> None:
 
 
 def get_torch_print() -> dict[str, Any]:
-    return dataclasses.asdict(torch()._tensor_str.PRINT_OPTS)
+    return dict(vars(torch()._tensor_str.PRINT_OPTS))
 
 
 def put_torch_print(options: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ class Untouched:
     def remember(self, address: int, size: int, digest: bytes) -> None:
         """That memory, new and not written yet, has that digest."""
         key = address, size
-        if self._open() and self._protect(*pages(address, size)):
+        if self._open() and self._protect(*pages(address, size), new=True):
             self._written.discard(key)
             self._keep(key, digest)
 
@@ -100,10 +100,12 @@ class Untouched:
                 os.close(faults)
         return self._faults >= 0
 
-    def _protect(self, begin: int, end: int) -> bool:
+    def _protect(self, begin: int, end: int, *, new: bool = False) -> bool:
+        """new: hardly a page is there yet; they come at once, or reading would take a fault each."""
         if not private(begin, end):
             return False
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), POPULATE_READ)  # else a fault a page later
+        if new:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), POPULATE_READ)
         try:
             fcntl.ioctl(self._faults, REGISTER, struct.pack("4Q", begin, end - begin, PROTECT_MODE, 0))
             fcntl.ioctl(self._faults, WRITEPROTECT, struct.pack("3Q", begin, end - begin, 1))
