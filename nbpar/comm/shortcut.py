@@ -25,8 +25,8 @@ overridden, dispatched = torch._C._len_torch_function_stack, torch._C._len_torch
 @functools.wraps(torchs)
 def all_reduce(tensor: Tensor, op: Any = SUM, group: Any = None, async_op: bool = False) -> Any:
     world = c10d._world
-    members = world.default_pg if group is None else group
-    number = OF_SUM if op is SUM else HASHES.get(op)
+    members: Any = world.default_pg if group is None else group
+    number: Any = OF_SUM if op is SUM else HASHES.get(op)
     simple = number is not None and type(members) is MPIGroup and plain(tensor) and not async_op
     if not simple or is_compiling() or overridden() or dispatched() or world.pg_coalesce_state:
         return torchs(tensor, op, group, async_op)

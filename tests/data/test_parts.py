@@ -7,12 +7,14 @@ import dataclasses
 from collections import namedtuple
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbpar.parallel.data.batch import ROWS, Binder
 from nbpar.parallel.data.layouts import Layout, Share, find, layouts
+from nbpar.parallel.data.norm import of_rows
 from nbpar.parallel.data.structure import flatten, unflatten
 
 SIZES = st.sampled_from([(3, 2), (2, 2), (2, 2, 1), (4, 3, 3)])
@@ -89,3 +91,15 @@ def test_results_are_taken_apart_and_put_together() -> None:
         assert unflatten(leaves, structure) == value
         assert flatten(value)[1] == structure
     assert flatten(Output(1, 2))[0] == [1, 2]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (32, 8, 16, 16), (4, 2, 3, 4, 5)])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_statistics_of_channels(shape: tuple[int, ...], offset: float, dtype: torch.dtype) -> None:
+    rows = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0)) + offset
+    mean, var = of_rows(rows)
+    var_exact, mean_exact = torch.var_mean(rows.double(), [0, *range(2, len(shape))], correction=0)
+    bound = torch.finfo(dtype).eps * (1 + offset) * (4 if dtype == torch.float32 else 200)  # torch's own sums are plain ones
+    assert ((mean - mean_exact).abs() <= bound).all()
+    assert ((var - var_exact).abs() <= 5 * bound * var_exact).all()

@@ -64,16 +64,26 @@ def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
     """Mean, biased variance and number of values of each channel over all ranks; combined as Chan et al. (1979) do."""
     precise = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     count = input.numel() // input.shape[1]
-    if count:
-        mean, var = torch.batch_norm_update_stats(precise, None, None, 0.0)  # three times as fast as var_mean
-    else:
-        var = mean = precise.new_zeros(input.shape[1])
+    mean, var = of_rows(precise) if count else (precise.new_zeros(input.shape[1]),) * 2
     every = call.gather(torch.cat([precise.new_tensor([count]), mean, var]))
     counts, means, variances = every[:, :1], *every[:, 1:].chunk(2, dim=1)
     total: float = to_list(counts.sum())  # type: ignore[assignment]
     mean_all = (counts * means).sum(0) / total
     var_all = (counts * (variances + (means - mean_all) ** 2)).sum(0) / total
     return mean_all.to(mean.dtype), var_all.to(var.dtype), total
+
+
+def of_rows(input: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of this rank's rows."""
+    if input.dtype != torch.float32 or input.dim() < 3 or not input.is_contiguous():
+        mean, var = torch.batch_norm_update_stats(input, None, None, 0.0)  # three times as fast as var_mean
+        return mean, var
+    # Twice as fast again: corrected two-pass (Chan, Golub and LeVeque 1983), so that float32 sums are no worse.
+    dims, shape = [0, *range(2, input.dim())], [1, -1] + [1] * (input.dim() - 2)
+    mean = input.mean(dims)
+    centred = input - mean.view(shape)
+    off = centred.mean(dims)
+    return mean + off, centred.square_().mean(dims) - off**2
 
 
 class Normalise(Inner):
