@@ -111,7 +111,7 @@ class Dispatch(TorchFunctionMode):
 
     def _compute(self, call: Call, kind: str) -> Any:
         """Bring the operands to one rank, and run it there: really on that rank, on meta elsewhere."""
-        changes = table.in_place(call.name)
+        changes = table.in_place(call.name) or table.asked_in_place(call.func, call.args, call.kwargs)
         to = _place(call, changes)
         here = to is None or channel().rank == to
         leaves, tree = tree_flatten((_plain(call.name, call.args), {k: plain_number(k, v) for k, v in call.kwargs.items()}))

@@ -7,7 +7,9 @@ shapes, dtypes and graph edges, and change the same arguments.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -191,6 +193,19 @@ def in_place(name: str) -> bool:
     if name in _NOT_IN_PLACE:
         return False
     return name == "__setitem__" or (name.startswith("__i") if name.endswith("__") else name.endswith("_"))
+
+
+def asked_in_place(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether this call changes its first operand as it says `inplace=True`."""
+    position = _position_of_inplace(function)
+    return position is not None and bool(kwargs.get("inplace", args[position] if position < len(args) else False))
+
+
+@cache
+def _position_of_inplace(function: Any) -> int | None:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
+    return names.index("inplace") if "inplace" in names else None
 
 
 def sized(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
