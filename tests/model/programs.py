@@ -14,8 +14,6 @@ from torch import Tensor
 from nbpar import parallel
 from nbpar.errors import Unsupported
 from nbpar.parallel.model import mode
-from nbpar.parallel.model.channel import Channel
-from nbpar.parallel.model.units import NOT_ONE_STEP, Units
 from nbpar.parallel.report import Report
 
 from .harness import Bell, notebook, plain
@@ -134,42 +132,6 @@ def partial_failure() -> str:
     return "no error"
 
 
-def branches() -> tuple[list[str], list[str]]:
-    """The order of this rank's calls and messages in the first and in the second forward pass of two branches."""
-    setup = """
-class A(nn.Linear): pass
-class B(nn.Linear): pass
-class Two(nn.Module):
-    def __init__(self): super().__init__(); self.inp = nn.Linear(6, 6); self.a = A(6, 6); self.b = B(6, 6)
-    def forward(self, x): h = self.inp(x); return self.a(h).sum() + self.b(h).sum()
-model, x = Two(), torch.randn(4, 6)
-"""
-    names = notebook(setup)
-    events: list[str] = []
-    call, send = Units.call, Channel.send
-
-    def noted_call(self: Units, module: Any, *rest: Any) -> Any:
-        result = call(self, module, *rest)
-        if result is not NOT_ONE_STEP:
-            events.append(f"{type(module).__name__} is done")
-        return result
-
-    def noted_send(self: Channel, *rest: Any) -> None:
-        events.append("send")
-        send(self, *rest)
-
-    Units.call, Channel.send = noted_call, noted_send  # type: ignore[method-assign]
-    try:
-        with mode({"place": "inp=0,a=0,b=1"}, names):
-            exec("model(x)", names)
-            first = events.copy()
-            events.clear()
-            exec("model(x)", names)
-    finally:
-        Units.call, Channel.send = call, send  # type: ignore[method-assign]
-    return first, events
-
-
 def everything(folder: str) -> dict[str, Any]:
     many = TRAIN.replace("range(4)", "range(14)")
     return {
@@ -179,7 +141,6 @@ def everything(folder: str) -> dict[str, Any]:
         "kept": kept(),
         "saved": saved(folder),
         "by name": by_name(),
-        "branches": branches(),
         "fails alike": fails_alike(),
         "partial failure": partial_failure(),
     }

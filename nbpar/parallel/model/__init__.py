@@ -2,7 +2,7 @@
 
 home       where a tensor lives: an attribute of its storage
 channel    what ranks say to each other
-transfer   Move, Enter, Spread: values between ranks, differentiable
+transfer   Depart and Arrive, Enter, Spread: values between ranks, differentiable
 table      what each torch function does with a remote value; what is not in it is refused
 dispatch   runs every torch function where its operands live
 units      a submodule of one rank is one step on the others

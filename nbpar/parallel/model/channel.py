@@ -8,6 +8,7 @@ call, those that have not done the same until then are found out.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,8 +20,6 @@ from torch import Tensor
 from nbpar import comm
 
 from .home import empty
-
-_SWEEP = 64  # unfinished sends kept before the finished ones are looked for
 
 
 class Channel:
@@ -38,13 +37,15 @@ class Channel:
         self.device = torch.device("cpu")
         self.rules: AbstractContextManager[Any] = nullcontext()  # the cell's mode, for hooks inside a backward pass
         self.on_move: Callable[[Tensor, int], None] | None = None  # told what moves where
+        self.on_forget: Callable[[], None] | None = None  # told when copies are dropped
         self.on_read: Callable[[], None] | None = None  # told that all ranks get a value that one holds
         self.operations = 0  # of the cell on owned values so far, alike on all ranks but while an optimiser steps
         self.stepping_since: int | None = None  # what it was before that
         self.in_step = False  # whether a submodule runs as one step: inside it torch is as ever
-        self._edges = 0
+        self._edges = self._expected = 0
         self._log = hashlib.blake2b(digest_size=8)
-        self._sending: list[tuple[Any, Tensor]] = []
+        self._sending: deque[tuple[Any, Tensor]] = deque()
+        self._coming: dict[int, tuple[Any, Tensor]] = {}  # by their number
 
     def edge(self, kind: str, *what: object) -> None:
         """Every rank notes every edge, its own or not: the notes are compared at the end."""
@@ -59,19 +60,35 @@ class Channel:
         return self._log.hexdigest()
 
     def send(self, value: Tensor, to: int) -> None:
-        data = _bytes(value)
+        """What is sent is the value as it is now, whatever is written to it later."""
+        data = _bytes(value).clone()
         self.messages += 1
         self.bytes += data.numel()
         with self._now():
-            self._post(data, to)
+            self._sending.append((dist.isend(data, self._global(to), group=self.group), data))
+        while self._sending and self._sending[0][0].is_completed():
+            self._sending.popleft()
+
+    def expect(self, like: Tensor, source: int) -> Callable[[], Tensor]:
+        """Ask for what `source` sends next that nobody has asked for. Called, what this gives waits for it and gives a real
+        tensor with the shape, strides and dtype of `like`."""
+        facts = empty(like.shape, like.stride(), like.dtype)
+        data = torch.empty(like.numel() * like.element_size(), dtype=torch.uint8, device=self.device)
+        with self._now():
+            work: Any = dist.irecv(data, self._global(source), group=self.group)
+        number = self._expected = self._expected + 1
+        self._coming[number] = work, data
+
+        def take() -> Tensor:
+            work.wait()
+            self._coming.pop(number, None)
+            return _shaped(data, facts)
+
+        return take
 
     def receive(self, like: Tensor, source: int) -> Tensor:
-        """A real tensor with the shape, strides and dtype of `like`."""
-        size = like.numel() * like.element_size()
-        data = torch.empty(size, dtype=torch.uint8, device=self.device)
-        with self._now():
-            dist.recv(data, self._global(source), group=self.group)
-        return _shaped(data, like)
+        """What `source` sends next, as `expect` says."""
+        return self.expect(like, source)()
 
     def broadcast(self, value: Tensor, source: int) -> Tensor:
         """`value` of the rank `source`, on all ranks. Elsewhere `value` gives shape, strides and dtype."""
@@ -118,15 +135,11 @@ class Channel:
         return things
 
     def flush(self) -> None:
-        """Wait until everything sent has left."""
-        for work, _ in self._sending:
+        """Wait until everything sent has left, and what nobody has taken has come."""
+        for work, _ in (*self._sending, *self._coming.values()):
             work.wait()
         self._sending.clear()
-
-    def _post(self, data: Tensor, to: int) -> None:
-        self._sending.append((dist.isend(data, self._global(to), group=self.group), data))
-        if len(self._sending) > _SWEEP:
-            self._sending = [(work, kept) for work, kept in self._sending if not work.is_completed()]
+        self._coming.clear()
 
     def _global(self, rank: int) -> int:
         return rank if self.group is None else dist.get_global_rank(self.group, rank)

@@ -134,7 +134,7 @@ class Dispatch(TorchFunctionMode):
         if call.name in table.CHANGES and self.on_change:
             self.on_change(result)
         own(result, to, call.name, changes)
-        if not changes and self.early:
+        if self.early:
             self.early.made(result)
         return result
 

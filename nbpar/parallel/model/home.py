@@ -9,7 +9,7 @@ Three states, nothing else:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ _STAMP = "_nbpar_stamp"
 _PINNED = "_nbpar_pinned"
 _SPARE = "_nbpar_spare"
 _LOOSE = "_nbpar_loose"
+_COMING = "_nbpar_coming"
 
 
 def owner(tensor: Tensor) -> int | None:
@@ -115,6 +116,19 @@ def stamp(tensor: Tensor) -> object:
         mark = object()
         setattr(storage, _STAMP, mark)
     return mark
+
+
+def expect(stand_in: Tensor, take: Callable[[], Tensor]) -> None:
+    """Say how to get the value that this stands for while it is under way."""
+    setattr(stand_in.untyped_storage(), _COMING, take)
+
+
+def arrived(stand_in: Tensor) -> Tensor:
+    """The value that this stood for; waits for it, once."""
+    storage = stand_in.untyped_storage()
+    take: Callable[[], Tensor] = getattr(storage, _COMING)
+    delattr(storage, _COMING)
+    return take()
 
 
 def loosen(tensor: Tensor, yes: bool = True) -> None:

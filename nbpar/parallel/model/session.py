@@ -57,7 +57,7 @@ class Session:
         self.channel, self.options, self.namespace, self.say = channel, options, namespace, say
         channel.rules = self.dispatch = Dispatch()
         self.dispatch.early = self.early = Early()
-        channel.on_move = self.early.moved
+        channel.on_move, channel.on_forget = self.early.moved, self.early.forget
         self.units = Units(options.units, self.dispatch)
         self.placed: dict[str, int] = {}
         self.failure: BaseException | None = None
@@ -185,10 +185,7 @@ class Session:
 
     def _model(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         self.early.begin(model)
-        try:
-            return self._one(original, model, args, kwargs)
-        finally:
-            self.early.end()
+        return self._one(original, model, args, kwargs)
 
     def _one(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():
