@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from nbpar.parallel.model.layers import Layer as Part
 from nbpar.parallel.model.layers import chain
 from nbpar.plan.figures import Edge, Figures, Layer
+from nbpar.uncompiled import Mode
 
 SMALL = 64 << 20  # bytes of weights and batch up to which a trial is made
 BYTES_A_FLOP = 4.0  # a byte moved costs as much as so many operations: only the ratio of layers matters
@@ -278,7 +278,7 @@ class Watch:
         self.home[_key(value)] = self.now
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(Mode):
     def __init__(self, watch: Watch) -> None:
         super().__init__()
         self.watch = watch

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
+from nbpar.uncompiled import Mode
 
 # Draws whose use of the stream depends on the values of other rows: rejection sampling, fused kernels.
 UNCUTTABLE = {"_standard_gamma", "_sample_dirichlet", "poisson", "binomial", "rrelu_with_noise", "rrelu_with_noise_", "randperm"}
@@ -60,7 +60,7 @@ class Drawn:
     results: tuple[Tensor, ...]
 
 
-class Record(TorchDispatchMode):
+class Record(Mode):
     """Watches a whole call: keeps its draws, and notes whether Python reads a value that depends on the rows."""
 
     def __init__(self, rows: Iterable[Tensor]) -> None:
@@ -94,7 +94,7 @@ class Record(TorchDispatchMode):
         return result
 
 
-class Ordered(TorchDispatchMode):
+class Ordered(Mode):
     """Knows which draw of its call comes next."""
 
     def __init__(self, call: Call) -> None:

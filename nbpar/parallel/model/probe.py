@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+from nbpar.uncompiled import Mode
 
 from . import table
 from .draws import drawn_within, draws_nothing, redraw, redraw_within
@@ -68,7 +69,7 @@ class Recorder(TorchFunctionMode):
             self.inside = False
 
 
-class Guard(TorchDispatchMode):
+class Guard(Mode):
     """Below autograd: refuses random operations that the recorder did not see."""
 
     def __init__(self, recorder: Recorder) -> None:
