@@ -173,11 +173,15 @@ class Trace:
         return int(sizes[self._taken(self._kind, places)].sum()), end
 
     def current(self) -> Call | None:
-        """What this rank waits in right now: the call waited for, else the oldest unfinished one, else None."""
+        """What this rank waits in right now: the call waited for, else the oldest unfinished one, else None.
+
+        A message that was sent and is not waited for holds nobody up; nobody may have looked whether it has left.
+        """
         call = waiting = self.waiting
         if call is None:
             places = self._places()
-            unfinished = places[self._taken(self._end, places) == 0.0]
+            sends = np.array([key[1] == "send" for key in list(self._kinds)] or [False])
+            unfinished = places[(self._taken(self._end, places) == 0.0) & ~sends[self._taken(self._kind, places)]]
             if not len(unfinished):
                 return None
             call = int(unfinished[0])

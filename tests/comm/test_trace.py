@@ -142,3 +142,15 @@ def test_an_empty_trace_has_columns_and_a_summary() -> None:
     assert len(trace.columns()["start"]) == 0
     assert trace.summary().seconds == 0
     assert trace.current() is None
+
+
+def test_a_message_that_nobody_waits_for_is_no_wait() -> None:
+    trace = Trace(limit=8)
+    trace.start()
+    sent = trace.begin("0", "send", torch.ones(2), 8, peer=1)
+    assert trace.current() is None
+    reduced = trace.begin("0", "all_reduce", torch.ones(2), 8)
+    assert (call := trace.current()) and call.operation == "all_reduce"
+    trace.end(reduced)
+    trace.waiting = sent
+    assert (call := trace.current()) and call.operation == "send" and call.blocks
