@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,26 +7,7 @@ from typing import Any
 import pytest
 
 from nbpar.__main__ import main
-from tests.browser.lab import FLAGS, Page, chromium, server
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, headless. Where there is none the tests are skipped, in CI they fail."""
-    path = chromium()
-    if path is None:
-        reason = "no Chromium on this machine: `apt-get install chromium`, or `brew install chromium`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
-        try:
-            yield opened
-        finally:
-            opened.close()
+from tests.browser.lab import Page, server
 
 
 @pytest.fixture(scope="session")

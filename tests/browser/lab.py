@@ -97,9 +97,7 @@ class Page:
 @contextmanager
 def server(root: Path, home: Path) -> Iterator[str]:
     """The server's address. root: where notebooks are; home: for its settings and logs, and a prefix for kernelspecs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for name, values in SETTINGS.items():
         path = home / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +124,7 @@ def server(root: Path, home: Path) -> Iterator[str]:
     with open(home / "server.log", "wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
-            _wait(base, process, home / "server.log")
+            wait(base, process, home / "server.log")
             yield base
         finally:
             process.terminate()  # it ends its kernels
@@ -136,7 +134,14 @@ def server(root: Path, home: Path) -> Iterator[str]:
                 process.kill()
 
 
-def _wait(base: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait(base: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until a server answers."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         try:

@@ -38,6 +38,12 @@ def words(line: str) -> str:
     return re.sub(r"\s+", " ", NUMBER.sub("#", line)).strip()
 
 
+def same(ours: Any, kept: Any) -> None:
+    """Raises AssertionError at the first cell where two executions of a notebook differ."""
+    for new, old in zip(ours.cells, kept.cells, strict=True):
+        assert not (difference := differs(new, old)), f"{new.source}\n\n{difference}"
+
+
 def differs(ours: Any, kept: Any) -> str:
     """Where two executions of a cell differ; empty if they say the same. Numbers are the same to three digits."""
     timed = TIMED in ours.metadata.get("tags", ())

@@ -1,7 +1,8 @@
-"""A place like a container of mybinder.org's: an environment of its own, no root, 64 MiB of shared memory, and little memory.
+"""A place like a container of mybinder.org's: an environment of its own, no root, 64 MiB of shared memory, 2 GiB of memory.
 
 nbpar is installed from its wheel; what it depends on is found where the tests have it. Who runs the tests as root on Linux gets
-all of that by a mount namespace and another user; otherwise the place is only an environment, and this user's.
+all of that by a mount namespace and another user; otherwise the place is only an environment, and this user's. Memory is watched
+on Linux: what runs there is ended when its processes together have more, what they share counted once.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import sys
 import sysconfig
 import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import psutil
 
 from tests.ranks import ROOT
@@ -23,7 +28,11 @@ from tests.ranks import ROOT
 NOBODY = "65534"
 SHARED_MEMORY = "64m"
 MEMORY = 2 << 30  # bytes
-MPI = ("lib/libmpi*", "lib/mpich", "bin/mpiexec*", "bin/hydra*")  # which pip puts beside Python
+LOOK = 0.5  # seconds between two looks at it
+BESIDE = (  # what pip puts beside Python's packages
+    *("lib/libmpi*", "lib/mpich", "bin/mpiexec*", "bin/hydra*"),
+    *("share/jupyter/lab", "share/jupyter/labextensions", "share/jupyter/nbconvert"),
+)
 ENTER = f"""
 mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm
 mount --bind "$BASE" "$PLACE/base"
@@ -50,38 +59,52 @@ class Place:
     def repository(self) -> Path:
         return self.folder / "repository"
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Starts a command in the repository, as binder/start does."""
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+        """A command in the repository, started as binder/start does, and the file of what it says; ended with all it started."""
         prefix = self.folder / "prefix" if self.confined else Path(sys.prefix)
         paths = [str(self.folder / "environment" / "bin"), str(prefix / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
         env = {
-            "PATH": os.pathsep.join(paths), "HOME": str(self.folder / "home"), "LANG": "C.UTF-8",
+            "PATH": os.pathsep.join(paths), "HOME": str(self.home), "LANG": "C.UTF-8",
             "LD_LIBRARY_PATH": str(self.folder / "base" / "lib") if self.confined else "",
             "PLACE": str(self.folder), "BASE": sys.base_prefix, "PREFIX": sys.prefix,
         }  # fmt: skip
         enter = ["unshare", "-m", "bash", "-ec", ENTER, "enter"] if self.confined else []
-        return subprocess.Popen(
-            [*enter, "binder/start", *command], cwd=self.repository, env=env, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-
-    def run(self, *command: str, timeout: float = 250) -> str:
-        """What it printed. Raises AssertionError with that if it fails."""
-        process = self.start(*command)
-        end = time.monotonic() + timeout
+        log = self.folder / "said"
+        with open(log, "wb") as said:
+            process = subprocess.Popen(
+                [*enter, "binder/start", *command], cwd=self.repository, env=env, stdin=subprocess.DEVNULL,
+                stdout=said, stderr=said, start_new_session=True,
+            )  # fmt: skip
         try:
-            while process.poll() is None and time.monotonic() < end:
-                self.peak = max(self.peak, memory(process.pid))
-                time.sleep(0.5)
+            yield process, log
         finally:
             stop(process)
-        output = process.communicate()[0]
-        assert process.returncode == 0, f"{command}:\n{output}"
-        return output
+
+    def run(self, *command: str, timeout: float = 250) -> str:
+        """What it said. Raises AssertionError with that if it fails, and if it needs more memory than there is."""
+        with self.running(*command) as (process, log):
+            end = time.monotonic() + timeout
+            while process.poll() is None and time.monotonic() < end and self.peak < MEMORY:
+                self.peak = max(self.peak, memory(process.pid))
+                time.sleep(LOOK)
+        said = log.read_text(errors="replace")
+        assert self.peak < MEMORY, f"{command}: {self.peak >> 20} MiB\n{said}"
+        assert process.returncode == 0, f"{command}:\n{said}"
+        return said
+
+    def execute(self, name: str) -> tuple[Any, str]:
+        """A demo notebook after `python -m nbpar demo`, and what that said."""
+        said = self.run("python", "-m", "nbpar", "demo", f"demo_notebooks/{name}", "--to", str(self.home))
+        return nbformat.read(self.home / name, as_version=4), said
 
 
 def memory(pid: int) -> int:
-    """Bytes that a process and its descendants have, what they share counted once."""
+    """Bytes that a process and its descendants have, what they share counted once. Zero where the system does not say."""
     total = 0
     for process in family(pid):
         try:
@@ -99,7 +122,7 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """With all its descendants."""
     if process.poll() is None:
         for one in reversed(family(process.pid)):
@@ -127,8 +150,9 @@ def build(folder: Path) -> Place:
     subprocess.run([*pip, python, "install", "-q", "--no-deps", "--no-index", wheel], check=True)
     prefix = folder / "prefix" if place.confined else Path(sys.prefix)
     packages = prefix / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-    for path in (one for pattern in MPI for one in Path(sys.prefix).glob(pattern)):
-        (environment / path.relative_to(sys.prefix)).symlink_to(prefix / path.relative_to(sys.prefix))
+    for path in (one.relative_to(sys.prefix) for pattern in BESIDE for one in Path(sys.prefix).glob(pattern)):
+        (environment / path).parent.mkdir(parents=True, exist_ok=True)
+        (environment / path).symlink_to(prefix / path)
     if place.confined:
         relink(environment, folder / "base")
     (site,) = environment.glob("lib/python*/site-packages")

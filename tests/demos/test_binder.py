@@ -1,4 +1,4 @@
-"""binder/: what mybinder.org's builder reads is there, and what it runs works in a small place."""
+"""binder/: what mybinder.org's builder reads is there, and what it builds works in a small place."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import re
 import subprocess
 from importlib.metadata import version
+from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from tests.browser.lab import TOKEN, free_port, wait
 from tests.demos.place import Place
 from tests.ranks import ROOT
 
@@ -18,7 +21,8 @@ BINDER = ROOT / "binder"
 
 
 def test_the_builder_finds_its_files() -> None:
-    assert {path.name for path in BINDER.iterdir()} == {"requirements.txt", "runtime.txt", "postBuild", "start"}
+    read = {"requirements.txt", "runtime.txt", "postBuild", "start"}
+    assert {path.name for path in BINDER.iterdir()} == {*read, "jupyter_server_config.json"}
     python = (BINDER / "runtime.txt").read_text().strip().removeprefix("python-")
     required = re.search(r'requires-python = "(.*)"', (ROOT / "pyproject.toml").read_text())
     assert required and SpecifierSet(required[1]).contains(python)
@@ -54,3 +58,19 @@ def test_the_place_is_small(place: Place) -> None:
     assert said[2].startswith(str(place.folder)), "nbpar comes from its wheel"
     if place.confined:
         assert said[1] == 64 << 20
+
+
+@pytest.mark.timeout(120)
+def test_lab_opens_with_the_list_of_notebooks(place: Place, browser: Any) -> None:
+    port = free_port()
+    base, options = f"http://127.0.0.1:{port}", ["--no-browser", "--ip=127.0.0.1", f"--port={port}"]
+    with place.running("python", "-m", "jupyterlab", *options, f"--IdentityProvider.token={TOKEN}") as (server, log):
+        wait(base, server, log)
+        page = browser.new_page()
+        try:
+            page.goto(f"{base}/?token={TOKEN}")
+            page.locator(".jp-Notebook h1", has_text="nbpar: demo notebooks").wait_for(timeout=60_000)
+            page.get_by_text("Python 3 (ipykernel)").first.wait_for()
+            assert page.url.partition("?")[0] == f"{base}/lab/tree/demo_notebooks/index.ipynb"
+        finally:
+            page.close()

@@ -1,4 +1,4 @@
-"""Each demo notebook, executed anew, says what it is kept with; it is kept whole, clean and readable as a page."""
+"""Each demo notebook, executed anew in a small place, says what it is kept with; it is kept whole, clean and readable as a page."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from nbconvert.preprocessors import ExecutePreprocessor
 
 from nbpar import demo
 from tests.demos import compare, kept
+from tests.demos.place import Place
 
 VIEW = '<script type="application/vnd.jupyter.widget-view+json">'  # a place that only scripts can fill
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in kept.notebooks()]
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("path", [one for one in NOTEBOOKS if one.values[0] != demo.NOTEBOOK])  # that one: tests/test_demo.py
-def test_says_what_it_is_kept_with(path: Path) -> None:
-    before, notebook = nbformat.read(path, 4), nbformat.read(path, 4)
-    demo.execute(notebook, path.parent)
-    for ours, theirs in zip(notebook.cells, before.cells, strict=True):
-        assert not (difference := compare.differs(ours, theirs)), f"{ours.source}\n\n{difference}"
+@pytest.mark.parametrize("path", [one for one in NOTEBOOKS if one.values[0].name != demo.NOTEBOOK.name])  # that one: test_demo.py
+def test_says_what_it_is_kept_with(path: Path, place: Place) -> None:
+    executed, _ = place.execute(path.name)
+    compare.same(executed, nbformat.read(path, 4))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
