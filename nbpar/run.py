@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nbpar import cell as cells
@@ -181,9 +181,12 @@ def send_tasks(world: World, cell: Cell) -> Any:
         check=cell.check,
         watched=not cell.quiet,
     )
+    whole = Message("task", task, packed.frames)
+    others = Message("task", task) if sizes else whole
     for rank in cell.ranks:
-        shared = packed.frames if not sizes or rank == cell.ranks[0] else []
-        world.send(rank, Message("task", task, [*shared, *packed.extra.get(rank, [])]))
+        message = whole if rank == cell.ranks[0] else others
+        own = packed.extra.get(rank)
+        world.send(rank, replace(message, frames=[*message.frames, *own]) if own else message)
     return packed
 
 
@@ -269,8 +272,9 @@ def settle(world: World, cell: Cell, exchange: Exchange) -> Any:
 
 def ask(world: World, ranks: tuple[int, ...], request: bytes) -> list[Any]:
     """A question of the values layer to all ranks of the cell."""
+    question = Message("ask", request)
     for rank in ranks:
-        world.send(rank, Message("ask", request))
+        world.send(rank, question)
     answers: dict[int, list[Any]] = {}
     while len(answers) < len(ranks):
         for message in world.events(TICK):

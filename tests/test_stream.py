@@ -116,6 +116,26 @@ def test_nothing_is_lost_or_reordered_whatever_the_chunks() -> None:
             assert [line.split("] ")[-1] for line in mine] == [t for t in texts[rank].splitlines() if t.startswith("rank")]
 
 
+def test_equal_text_meets_whatever_its_chunks() -> None:
+    f, shown = fold(3)
+    text = "".join(f"line {i}\n" for i in range(100)) + "and the end"
+    for rank, size in enumerate((1, 70, len(text))):
+        for start in range(0, len(text), size):
+            f.feed(rank, out(text[start : start + size]), 0)
+            f.flush(0)
+    f.close()
+    assert "".join(shown) == text
+
+
+def test_one_line_that_differs_among_many() -> None:
+    f, shown = fold(2)
+    before, after = "".join(f"line {i}\n" for i in range(50)), "".join(f"line {i}\n" for i in range(50, 90))
+    for rank in (0, 1):
+        f.feed(rank, out(f"{before}mine is {rank}\n{after}"), 0)
+    f.flush(0)
+    assert "".join(shown) == f"{before}[0] mine is 0\n[1] mine is 1\n{after}"
+
+
 def test_displays_are_shown_once_if_equal() -> None:
     f, shown = fold()
     bundle = {"data": {"text/plain": "x"}, "metadata": {}}

@@ -11,7 +11,8 @@ rank that is ahead waits for the others for HOLD seconds, so that equal lines me
     in lockstep   its piece is shown at once, unmarked, and the others' equal pieces are dropped when they come;
     otherwise     its piece is shown marked with its rank.
 
-The work is linear in the bytes printed.
+Text that nobody has had to look into stays in one piece of many lines: where all ranks print the same, one comparison serves for
+all of them. The work is linear in the bytes printed.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ LINE = re.compile(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+")
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """name: stdout, stderr, display or clear; bar: whether it overwrites what was before; at: when it came, in seconds."""
+    """name: stdout, stderr, display or clear; bar: whether it overwrites what was before; at: when it came, in seconds.
+
+    lines: whether it is whole lines, not yet cut.
+    """
 
     name: str
     value: Any
     bar: bool = False
     at: float = 0.0
+    lines: bool = False
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -77,6 +82,7 @@ class Fold:
         self._queues: dict[int, deque[Piece]] = {rank: deque() for rank in ranks}
         self._shown: dict[int, deque[Piece]] = {rank: deque() for rank in self._queues}  # unmarked, still to come from this rank
         self._returned: dict[int, set[str]] = {rank: set() for rank in self._queues}  # streams whose cursor is at a line's start
+        self._uncut: set[int] = set()  # ranks with pieces of many lines
         self._emit, self._lockstep = emit, lockstep and len(self._queues) > 1
         self._fresh = False
         self._stream, self._texts = "stdout", list[str]()  # said, but not yet emitted
@@ -86,13 +92,30 @@ class Fold:
         """What a rank printed: (name, text or header) in order. now: seconds."""
         for name, value in items:
             if isinstance(value, str):
-                for text in LINE.findall(value):
-                    self._feed_text(rank, name, text, now)
+                self._feed_text(rank, name, value, now)
             else:
                 self._queues[rank].append(Piece(name, value, at=now))
         self._drop_shown(rank)
 
     def _feed_text(self, rank: int, name: str, text: str, now: float) -> None:
+        queue = self._queues[rank]
+        if queue and not queue[-1].ended:  # its line goes on
+            line, end, text = text.partition("\n")
+            self._feed_lines(rank, name, line + end, now)
+        if "\r" in text or self._returned[rank] or self._shown[rank]:
+            self._feed_lines(rank, name, text, now)
+            return
+        lines, end, rest = text.rpartition("\n")
+        if end:
+            queue.append(Piece(name, lines + end, at=now, lines=True))
+            self._uncut.add(rank)
+        self._feed_lines(rank, name, rest, now)
+
+    def _feed_lines(self, rank: int, name: str, text: str, now: float) -> None:
+        for line in LINE.findall(text):
+            self._feed_line(rank, name, line, now)
+
+    def _feed_line(self, rank: int, name: str, text: str, now: float) -> None:
         queue, returned = self._queues[rank], self._returned[rank]
         last = queue[-1] if queue else None
         if last and last.name == name and (not last.ended or (text == "\n" and last.value.endswith("\r"))):
@@ -138,8 +161,40 @@ class Fold:
                 self._show(first, tuple(queues))
                 for rank in queues:
                     self._take(rank)
-            else:
+            elif not self._meet_in_lines():
                 self._show_groups(self._strangers())
+
+    def _meet_in_lines(self) -> bool:
+        """Takes the lines that all ranks' next pieces begin with, if these are all that one of them has; else cuts the pieces.
+
+        False if all pieces are single lines.
+        """
+        if not self._uncut:
+            return False
+        pieces = [queue[0] for queue in self._queues.values()]
+        alike = all(piece.text and not piece.bar and piece.name == pieces[0].name for piece in pieces)
+        shortest = min(pieces, key=lambda piece: len(piece.value))
+        if not alike or not all(piece.value.startswith(shortest.value) for piece in pieces):
+            self._cut()
+            return True
+        self._show(shortest, tuple(self._queues))
+        for queue in self._queues.values():
+            piece = queue.popleft()
+            if len(piece.value) > len(shortest.value):
+                queue.appendleft(piece.cut(len(shortest.value)))
+        return True
+
+    def _cut(self) -> None:
+        """From here on, each line is a piece."""
+        for rank in self._uncut:
+            pieces = list(self._queues[rank])
+            self._queues[rank].clear()
+            for piece in pieces:
+                if piece.lines:
+                    self._queues[rank].extend(replace(piece, value=line, lines=False) for line in LINE.findall(piece.value))
+                else:
+                    self._queues[rank].append(piece)
+        self._uncut.clear()
 
     def _groups(self, ranks: Iterable[int]) -> list[list[int]]:
         """Ranks by their next piece."""
@@ -164,6 +219,7 @@ class Fold:
 
     def _advance(self, ranks: list[int]) -> None:
         """The next piece of ranks that have waited long enough."""
+        self._cut()
         if not self._lockstep:
             self._show_groups(self._groups(ranks))
             return

@@ -5,7 +5,7 @@
     side   ROUTER  ←── output, abort ─→  DEALER  I/O thread   ("side-r")
                    ←── exit, kill ────→  DEALER  guard         ("guard-r")
 
-A message is a kind, a header of plain data, and frames of bytes that are not copied. Headers are pickles, so nobody else may get
+A message is a kind and a header of plain data, and frames of bytes that are not copied. Headers are pickles, so nobody else may get
 as far as sending one:
 
     on one host     Unix sockets in a folder that only this user may enter: whoever can connect could as well debug the process
@@ -21,6 +21,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import zmq
@@ -31,6 +32,7 @@ KEY = "NBPAR_KEY"  # environment variable with the hub's public key, across host
 HANDSHAKE = 2000  # milliseconds that a connection may take to say who it is
 # Milliseconds, across hosts: between two signs of life; without one until the other end counts as gone.
 HEARTBEAT, SILENCE = 500, 2500
+MORE, NOW = int(zmq.SNDMORE), int(zmq.NOBLOCK)  # members of an enum take longer to combine than a frame takes to send
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,28 @@ class Message:
     role: str = ""
     rank: int = -1
 
+    @cached_property
     def parts(self) -> list[Any]:
-        return [self.kind.encode(), pickle.dumps(self.header, protocol=5), *self.frames]
+        """What is sent; pickled once, however many ranks get it."""
+        return [pickle.dumps((self.kind, self.header), protocol=5), *self.frames]
 
 
 def decode(parts: list[zmq.Frame], role: str = "", rank: int = -1) -> Message:
-    return Message(parts[0].bytes.decode(), pickle.loads(parts[1].buffer), [p.buffer for p in parts[2:]], role, rank)
+    kind, header = pickle.loads(parts[0].buffer)
+    return Message(kind, header, [part.buffer for part in parts[1:]], role, rank)
+
+
+def put(socket: zmq.Socket[bytes], parts: Sequence[Any]) -> None:
+    for part in parts[:-1]:
+        socket.send(part, MORE, False)
+    socket.send(parts[-1], 0, False)
+
+
+def take(socket: zmq.Socket[bytes], flags: int = 0) -> list[zmq.Frame]:
+    parts = [socket.recv(flags, False)]
+    while parts[-1].more:
+        parts.append(socket.recv(flags, False))
+    return parts
 
 
 class Hub:
@@ -94,7 +112,7 @@ class Hub:
         """False if that rank is not connected (any more)."""
         socket = self._sockets["cells" if role == "main" else "side"]
         try:
-            socket.send_multipart([f"{role}-{rank}".encode(), *message.parts()], copy=False)
+            put(socket, [f"{role}-{rank}".encode(), *message.parts])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -108,7 +126,7 @@ class Hub:
         for name in ("side", "cells"):
             while True:
                 try:
-                    identity, *parts = self._sockets[name].recv_multipart(zmq.NOBLOCK, copy=False)
+                    identity, *parts = take(self._sockets[name], NOW)
                 except zmq.Again:
                     break
                 role, _, rank = identity.bytes.decode().partition("-")
@@ -161,8 +179,8 @@ def open_door(rank: int, context: zmq.Context[Any] | None = None) -> zmq.Socket[
 
 
 def send(socket: zmq.Socket[bytes], message: Message) -> None:
-    socket.send_multipart(message.parts(), copy=False)
+    put(socket, message.parts)
 
 
 def receive(socket: zmq.Socket[bytes]) -> Message:
-    return decode(socket.recv_multipart(copy=False))
+    return decode(take(socket))

@@ -201,9 +201,10 @@ class KernelEnd:
         replies: what the ranks' `reply` made, in the order of `ranks`; ask: puts a request to all these ranks.
         """
         self.pool.release()
-        for rank, reply in zip(ranks, replies, strict=True):
-            self.pool.returned(rank, wire.head(reply)[0][-1])
-        if not self.agree(replies):
+        heads = [wire.head(reply)[0] for reply in replies]
+        for rank, head in zip(ranks, heads, strict=True):
+            self.pool.returned(rank, head[-1])
+        if len({head[0] for head in heads}) > 1:
             return self._merge_different(ask, ranks)
         frames = list(replies[0])
         (_, deleted, stale, failed, _), envelope = wire.head(frames)
