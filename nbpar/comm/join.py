@@ -30,24 +30,26 @@ SUM = hash(dist.ReduceOp(dist.ReduceOp.SUM))
 SET_UP = "set-up"  # the control group's name in the trace
 
 
-def join(world: MPI.Intracomm, backend: str = "mpi") -> None:
+def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "") -> None:
     """Make torch.distributed's default group over a duplicate of `world`. Collective over `world`.
 
     backend: mpi (CUDA tensors go through host memory), or torch's own gloo or nccl, which are not traced and whose waits
-    `abort` cannot end. After this, `dist.init_process_group("mpi")` and `dist.new_group(backend="mpi")` work too.
+    `abort` cannot end. address: by which other hosts reach this one, by default its name. After this,
+    `dist.init_process_group("mpi")` and `dist.new_group(backend="mpi")` work too.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
     take_the_name()
     world = MPI.Intracomm(world)  # the plain class: a subclass may have waits of its own
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
-    state.crowded, one_host = host.size > cores(), host.size == world.size
+    state.crowded, state.spread = host.size > cores(), bool(world.allreduce(host.size < world.size, MPI.LOR))
     host.Free()
     state.threaded = MPI.Query_thread() == MPI.THREAD_MULTIPLE
-    if one_host and backend == "gloo":
+    if not state.spread and backend == "gloo":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
     state.world, state.backend, state.reason = world, backend, None
+    state.address = address or os.uname().nodename
     state.control = MPIGroup(world.Dup(), (everyone(), 0), SET_UP)
     shortcut.install()
     init_default_group()
@@ -95,9 +97,21 @@ def init_default_group() -> None:
         dist.init_process_group("mpi")
         return
     world = joined()
-    folder = world.bcast(tempfile.mkdtemp(prefix="nbpar-") if world.rank == 0 else None)
-    store = f"file://{folder}/rendezvous"
-    dist.init_process_group(state.backend, init_method=store, rank=world.rank, world_size=world.size)
+    dist.init_process_group(state.backend, store=meeting_point(world), rank=world.rank, world_size=world.size)
+
+
+def meeting_point(world: MPI.Intracomm) -> Any:
+    """The store by which torch's own backends find each other: a file on one host, else a port of rank 0's. Collective."""
+    stores: Any = dist
+    if not state.spread:
+        folder = world.bcast(tempfile.mkdtemp(prefix="nbpar-") if world.rank == 0 else None)
+        return stores.FileStore(f"{folder}/rendezvous", world.size)
+    if world.rank == 0:
+        store = stores.TCPStore(state.address, 0, world.size, is_master=True, wait_for_workers=False)
+        world.bcast((state.address, store.port))
+        return store
+    address, port = world.bcast(None)
+    return stores.TCPStore(address, port, world.size, wait_for_workers=False)
 
 
 _created: Counter[tuple[int, ...]] = Counter()  # groups so far by their ranks, alike on all of them

@@ -22,7 +22,8 @@ class State:
     groups: those whose communicators are not freed. stuck: communicators and works that never end; MPI has the buffers.
     reason: why every wait must end, or None; error: in which exception. watched: whether collectives are signed.
     moment: what a mode counts alike on all ranks, to tell one message from another.
-    crowded: this host has more ranks than cores for them. threaded: MPI may be called by several threads at a time.
+    crowded: this host has more ranks than cores for them. spread: there are several hosts; address: by which they reach this one.
+    threaded: MPI may be called by several threads at a time.
     """
 
     world: MPI.Intracomm | None = None
@@ -36,6 +37,8 @@ class State:
     watched: bool = False
     moment: int = 0
     crowded: bool = False
+    spread: bool = False
+    address: str = ""
     threaded: bool = True
 
 

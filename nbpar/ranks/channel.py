@@ -165,6 +165,14 @@ def endpoint(name: str) -> str:
     return f"{place}:{ports[0 if name == 'cells' else 1]}" if ports else f"{place}/{name}"
 
 
+def own_address() -> str:
+    """The address by which this rank's host reaches the kernel, and other hosts reach it; empty with Unix sockets."""
+    from nbpar.ranks.hosts import route
+
+    place = os.environ[ADDRESS].split()[0]
+    return route(place.removeprefix("tcp://")) if place.startswith("tcp://") else ""
+
+
 def folder() -> str:
     """Where this rank's own sockets go: the hub's folder, or one on this host, of this rank's guard."""
     return os.environ[FOLDER] or os.environ[ADDRESS].removeprefix("ipc://")

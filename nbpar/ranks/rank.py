@@ -58,7 +58,7 @@ class Rank:
         import nbpar
         from nbpar import comm, parallel
         from nbpar.comm import patient
-        from nbpar.ranks import machine
+        from nbpar.ranks import channel, machine
         from nbpar.ranks.progress import Progress
         from nbpar.ranks.shell import make_shell
         from nbpar.ranks.steps import Steps
@@ -70,7 +70,7 @@ class Rank:
         warnings.filterwarnings("ignore", "isinstance.treespec, LeafSpec", FutureWarning)  # torch's, where ranks tell structures
         device = prepare_device()
         if world.size == int(os.environ["NBPAR_SIZE"]):
-            comm.join(world, os.environ["NBPAR_BACKEND"])
+            comm.join(world, os.environ["NBPAR_BACKEND"], channel.own_address())
             patient.install()
             unlink_shared_memory(world)
         self.hosts = world.allgather(os.uname().nodename)

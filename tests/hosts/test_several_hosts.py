@@ -138,6 +138,16 @@ def test_a_host_that_is_cut_off_is_told_within_five_seconds(spread: Notebook, ho
     assert spread.run("%%parallel\nprint(kept, nbpar.size())").said == {"4 4"}
 
 
+def test_gloo_finds_its_way_without_a_common_folder(spread: Notebook, hosts: Hosts) -> None:
+    spread.run("import os\nos.environ['TMPDIR'] = '/dev/shm'")  # each host's own
+    spread.run(f"{start(hosts)} --backend gloo")
+    cell = (
+        "%%parallel\nimport torch, torch.distributed as dist\nx = torch.ones(2)\ndist.all_reduce(x)\nprint(dist.get_backend(), x)"
+    )
+    assert spread.run(cell).said == {"gloo tensor([4., 4.])"}
+    spread.run("del os.environ['TMPDIR']")
+
+
 def test_nothing_is_left(spread: Notebook, hosts: Hosts) -> None:
     spread.run("%parallel stop")
     assert hosts.processes("a", "b") == []
