@@ -16,7 +16,14 @@ from nbpar.ranks.world import World
 from nbpar.record import Last
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
-FUNCTIONS = {"nbpar.world": nbpar.world, "nbpar.last": nbpar.last, "nbpar.plan": make, "nbpar.gather": nbpar.gather}
+FUNCTIONS = {
+    "nbpar.world": nbpar.world,
+    "nbpar.last": nbpar.last,
+    "nbpar.plan": make,
+    "nbpar.gather": nbpar.gather,
+    "nbpar.save": nbpar.save,
+    "nbpar.load": nbpar.load,
+}
 IN_CELLS = {"nbpar.rank": nbpar.rank, "nbpar.size": nbpar.size, "nbpar.split": nbpar.split}
 # What they return, with those members that are for everybody.
 CLASSES: dict[type, tuple[str, ...]] = {

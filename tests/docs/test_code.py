@@ -15,7 +15,8 @@ from tests.docs.blocks import ROOT, Block, blocks, lacking
 from tests.notebook import ANSI, Notebook
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-SHELL = [block for page in PAGES for block in blocks(page) if block.language in ("sh", "bash", "console")]
+TRANSLATED = ["README.zh-CN.md"]
+SHELL = [block for page in PAGES + TRANSLATED for block in blocks(page) if block.language in ("sh", "bash", "console")]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = set(re.findall(r"^([a-z]+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
 
@@ -23,6 +24,18 @@ EXTRAS = set(re.findall(r"^([a-z]+) = \[", (ROOT / "pyproject.toml").read_text()
 def test_every_block_says_what_it_is() -> None:
     known = {"python", "sh", "text", "yaml", "dockerfile", "toml", "json"}
     assert [block.place for page in PAGES for block in blocks(page) if block.language not in known] == []
+
+
+def test_the_translation_has_the_same_code() -> None:
+    english, chinese = ([block.code for block in blocks(page) if block.language == "python"] for page in PAGES[:1] + TRANSLATED)
+    assert english == chinese
+
+
+def test_no_code_is_hidden_from_these_tests() -> None:
+    """A block by its indentation is text: it has no language, and nothing runs it."""
+    for page in PAGES:
+        plain = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        assert not re.findall(r"^    .*(?: = |\(.*\)$|import ).*$", plain, re.MULTILINE), page
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.language == "python" for block in blocks(page))])

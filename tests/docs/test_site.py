@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import nbpar
 from tests.docs.blocks import ROOT
 from tools import figures, options, python
 
@@ -36,6 +37,11 @@ def test_every_page_is_in_the_navigation() -> None:
 @pytest.mark.parametrize("tool", [options, python], ids=["options", "python"])
 def test_the_lists_are_those_of_the_code(tool: ModuleType) -> None:
     assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), f"run `python -m {tool.__name__}`"
+
+
+def test_the_list_of_functions_is_complete() -> None:
+    headings = re.findall(r"^##+ `?(?:nbpar\.)?(\w+)", python.page(), re.MULTILINE)
+    assert set(nbpar.__all__) <= set(headings)
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
