@@ -141,6 +141,7 @@ class World:
         try:
             self._launcher = self._launch(launcher, self._environment(self._hub.environment))
             self.facts = self._handshake(launcher)
+            self.last_lines.clear()
         except BaseException:
             self._tear_down()
             raise
@@ -223,6 +224,7 @@ class World:
                 elif message.kind == "guard":
                     guarded.add(message.rank)
                 elif message.kind == "output":
+                    self.note_output(message)
                     self._log.write("".join(str(text) for _, text in message.header).encode())
                 elif message.kind == "failed":
                     raise LaunchError(self._explain(launcher, f"rank {message.rank} did not start: {message.header['text']}"))
