@@ -42,12 +42,13 @@ class Messages(Group):
         target = room_for(tensor)
         request = self.comm.Irecv(raw(target), srcRank, tag + 1)
         finish = None if target is tensor else lambda: put_back(tensor, target)
+        facts: dict[str, Any] = {"finish": finish, "nbytes": target.nbytes, "ahead": True}
         mine = note(call, target.nbytes) if state.watched else None
         if mine is None:
-            return MPIWork(self, call, [request], tensors, finish=finish, keep=target, receives=[request], nbytes=target.nbytes)
+            return MPIWork(self, call, [request], tensors, keep=target, receives=[request], **facts)
         said = bytearray(len(mine))
         both = [self.comm.Irecv([said, MPI.BYTE], srcRank, self.note_tag), request]
-        work = MPIWork(self, call, both, tensors, finish=finish, keep=(target, said), receives=both, nbytes=target.nbytes)
+        work = MPIWork(self, call, both, tensors, keep=(target, said), receives=both, **facts)
         work.test = lambda: self._is_the_one(both[0], said, mine, srcRank) and request.Test()
         return work
 

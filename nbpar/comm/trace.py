@@ -124,6 +124,11 @@ class Trace:
         if self._next - call <= self._mask:
             self._end[call & self._mask] = now()
 
+    def again(self, call: int) -> None:
+        """Record that this rank is in the call from now on: it was posted ahead."""
+        if self._next - call <= self._mask:
+            self._start[call & self._mask] = now()
+
     def drop(self, call: int) -> None:
         """Forget the newest call."""
         self._next = call

@@ -28,7 +28,8 @@ PROMPT = 100e-6  # seconds beyond a transfer's own time before its future is lef
 
 class MPIWork(Work):
     """call: its number in the trace. keep: the buffers of the requests. finish: brings what arrived to the result.
-    collective, receives: how to bring it to an end if it is given up, see `drain`.
+    collective, receives: how to bring it to an end if it is given up, see `drain`. ahead: whether the rank is in it only once it
+    waits for it, as for a receive; until then it has posted it.
 
     The group holds the work until MPI is done with the buffers, whoever else forgets it.
     """
@@ -45,11 +46,12 @@ class MPIWork(Work):
         nbytes: int = 0,
         collective: Collective | None = None,
         receives: Sequence[MPI.Request] = (),
+        ahead: bool = False,
     ) -> None:
         super().__init__()
         self.group, self.call, self.requests = group, call, requests
         self.outcome, self.finish, self.keep, self.nbytes = outcome, finish, keep, nbytes
-        self.collective, self.receives = collective, receives
+        self.collective, self.receives, self.ahead = collective, receives, ahead
         self.done = False
         self.source = -1
         self.failure: NbparError | None = None
@@ -75,12 +77,18 @@ class MPIWork(Work):
     def _complete(self) -> None:
         if self.finish is not None:
             self.finish()
+        self._begin()
         trace.end(self.call)
         self.done = True
         self.finish = self.keep = None
         self.group.live.discard(self)
         if self.future is not None:
             self.future.set_result(self.outcome)
+
+    def _begin(self) -> None:
+        if self.ahead:
+            self.ahead = False
+            trace.again(self.call)
 
     def fail(self, failure: NbparError) -> None:
         """Let the future raise. The operation itself goes on until the group is drained."""
@@ -91,7 +99,10 @@ class MPIWork(Work):
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Until the operation is done. Raises PeerFailed after `abort`, TimeoutError after `timeout`, and CollectiveMismatch."""
-        if self.done or soon(self.poll):
+        if self.done:
+            return True
+        self._begin()
+        if soon(self.poll):
             return True
         trace.waiting = self.call
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -71,12 +72,41 @@ def wait_and_look() -> list[Any]:
     return seen
 
 
-def on_ranks() -> tuple[dict[str, Any], list[Any]]:
-    return run_cell(), wait_and_look()
+def posted_ahead() -> tuple[bool, bool]:
+    """Whether a receive that was posted before the message was sent begins when it is waited for, and one that nobody waits for
+    when it is over."""
+    other = 1 - dist.get_rank()
+    comm.trace.start()
+    rooms = [torch.zeros(1), torch.zeros(1)]
+    works: list[Any] = [dist.irecv(room, src=other) for room in rooms]
+    sent = [dist.isend(torch.ones(1), dst=other) for _ in rooms]
+    dist.barrier()
+    asked = time.perf_counter()
+    works[0].wait()
+    while not works[1].is_completed():
+        pass
+    for work in sent:
+        work.wait()
+    columns = comm.trace.columns()
+    starts = columns["start"][columns["operation"] == columns["operation_names"].index("recv")]
+    return tuple((starts > asked).tolist())
+
+
+def on_ranks() -> tuple[dict[str, Any], list[Any], tuple[bool, bool]]:
+    return run_cell(), wait_and_look(), posted_ahead()
+
+
+@functools.cache
+def results() -> list[Any]:
+    return run_ranks(2, on_ranks)
+
+
+def test_a_receive_that_was_posted_ahead_begins_when_it_is_waited_for() -> None:
+    assert [ahead for _, _, ahead in results()] == [(True, True)] * 2
 
 
 def test_calls_of_a_cell_are_recorded_with_its_lines() -> None:
-    (cell, seen), (other, _) = run_ranks(2, on_ranks)
+    (cell, seen, _), (other, _, _) = results()
     paired = ["send", "recv"]
     for rank, record in enumerate((cell, other)):
         assert record["operation"] == ["all_reduce", "broadcast", paired[rank], "all_reduce", "all_reduce"]
