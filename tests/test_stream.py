@@ -136,6 +136,17 @@ def test_one_line_that_differs_among_many() -> None:
     assert "".join(shown) == f"{before}[0] mine is 0\n[1] mine is 1\n{after}"
 
 
+def test_figures_wait_longer_for_each_other_than_lines() -> None:
+    f, shown = fold()
+    figure: list[tuple[str, object]] = [("display", {"data": {"text/plain": "f"}})]
+    f.feed(0, figure, 0)  # type: ignore[arg-type]
+    f.flush(HOLD * 5)
+    assert shown == []
+    f.feed(1, figure, HOLD * 6)  # type: ignore[arg-type]
+    f.flush(HOLD * 6)
+    assert len(shown) == 1
+
+
 def test_displays_are_shown_once_if_equal() -> None:
     f, shown = fold()
     bundle = {"data": {"text/plain": "x"}, "metadata": {}}

@@ -6,7 +6,7 @@ r"""Many ranks' output as one stream: what all ranks print appears once, what di
                                                         [1] shard 1
 
 A piece is a line of text (ended by `\n`, or by `\r` in progress bars) or one rich display. Ranks' next pieces are compared. A
-rank that is ahead waits for the others for HOLD seconds, so that equal lines meet; then
+rank that is ahead waits for the others for a moment (HOLD), so that equal lines meet; then
 
     in lockstep   its piece is shown at once, unmarked, and the others' equal pieces are dropped when they come;
     otherwise     its piece is shown marked with its rank.
@@ -26,6 +26,7 @@ from typing import Any
 
 HOLD = 0.1  # seconds
 HOLD_AT_FIRST = 1.0  # once, in a world's first cell: ranks may still be importing when it comes
+HOLD_RICH = 1.0  # a figure takes ranks longer than a line, and twice the same one is worse than a late one
 UNFINISHED = 0.3  # seconds until a line without an end is shown as it is
 AHEAD = 16  # pieces looked at to find where ranks meet again
 LINE = re.compile(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+")
@@ -139,7 +140,8 @@ class Fold:
         return fresh
 
     def _late(self, piece: Piece, now: float) -> bool:
-        return now - piece.at >= (self._hold if piece.ended else max(self._hold, UNFINISHED))
+        patience = HOLD_RICH if not piece.text else HOLD if piece.ended else UNFINISHED
+        return now - piece.at >= max(self._hold, patience)
 
     def close(self) -> bool:
         """Shows the rest: nothing more will come. Whether the last line has no end."""
