@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.harness import Row
 from benchmarks.notebooks import Nbpar
 
-ROUNDS = 5
+ROUNDS = 7
 SECONDS = 4.0
 SETUP = """
 import time, statistics, torch, torch.nn as nn, torch.nn.functional as F
