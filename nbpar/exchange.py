@@ -81,8 +81,7 @@ class Exchange:
                     self._take(message, fold)
                 if fold.flush(time.monotonic()):
                     show.flush()
-                if self._watch is not None:
-                    self._watch.tick(time.monotonic())
+                self._draw()
                 self._pass_interrupts_on()
                 self._end_waiting()
                 self._end_useless_work()
@@ -90,6 +89,16 @@ class Exchange:
                 self._ask_for_snapshots()
         self._world.fresh = False
         self.replies = {rank: self.replies[rank] for rank in self._cell.ranks}
+
+    def _draw(self) -> None:
+        """The panels. A picture that fails is no failure of the cell."""
+        if self._watch is None:
+            return
+        try:
+            self._watch.tick(time.monotonic())
+        except Exception as error:
+            self._watch = None
+            show.note(f"the panels could not be drawn ({type(error).__name__}: {error}); the cell goes on.")
 
     @contextmanager
     def _output(self) -> Iterator[Fold]:
@@ -118,8 +127,10 @@ class Exchange:
                 fold.feed(message.rank, message.header, time.monotonic())
             if self._watch is not None:
                 self._watch.feed(message)
-        elif message.kind == "progress" and self._watch is not None:
-            self._watch.feed(message)
+        elif message.kind == "progress":
+            self._world.memory[message.rank] = message.header.memory
+            if self._watch is not None:
+                self._watch.feed(message)
         elif message.kind == "reply":
             self.replies[message.rank], self.frames[message.rank] = message.header, message.frames
             if message.header.failure:
@@ -131,7 +142,7 @@ class Exchange:
         elif message.kind == "held":
             self._pause.held(message.rank, message.header)
         elif message.kind == "snapshot":
-            self.snapshot = message
+            self.snapshot = message if message.header else self.snapshot
             self._snapshot_at = time.monotonic() + self._cell.snapshot
             self._pause.end()
             if self.interrupted:

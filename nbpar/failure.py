@@ -42,6 +42,15 @@ def raise_failure(world: World, exchange: Exchange, failures: Mapping[int, Failu
     raise error from original(next(iter(roots.values())))
 
 
+def raise_unanswered(world: World, failures: Mapping[int, Failure]) -> NoReturn:
+    """The cell has ended, but its values could not be compared or sent."""
+    lines = describe(world, failures, failures, {}).splitlines()[:-1]
+    lines.append("Raised after the cell, as its variables were looked at: its changes are not, or not all, in the notebook.")
+    error = CellError("\n".join(lines), {rank: failure.traceback for rank, failure in failures.items()})
+    error._render_traceback_ = lambda: lines  # type: ignore[method-assign]
+    raise error from original(next(iter(failures.values())))
+
+
 def interrupted(failures: Mapping[int, Failure], kept: bool) -> KeyboardInterrupt:
     """The interrupt, shown with the place where it met the first rank."""
     error = KeyboardInterrupt()

@@ -124,7 +124,13 @@ CELL = (
     Option("--keep", "these variables stay on the ranks", names, "a,b"),
     Option("--quiet", "no closing line, no remarks, no panels", None),
     Option("--show", f"panels: {', '.join(PANELS)}, none; else split and live, for cells of two seconds", panels, "a,b"),
-    Option("--snapshot", "keep the variables in the notebook every so often (default 60)", seconds, "SECONDS|off", modes=("data",)),
+    Option(
+        "--snapshot",
+        "keep the variables in the notebook every so often (default 60)",
+        seconds,
+        "SECONDS|off",
+        modes=("data", "model", "hybrid"),
+    ),
     Option("--batch", "these tensors are batches: each rank gets its rows of them", names, "X,y", modes=ROWS),
     Option("--batch-dim", "the dimension of the batch, where it is not found", int, "D", modes=ROWS),
     Option("--aggregate", "how gradients come together", str, "HOW", choices=("allreduce", "central"), modes=ROWS),
@@ -147,7 +153,7 @@ CELL = (
         str,
         "HOW",
         choices=("layers", "tensor"),
-        modes=("model",),
+        modes=LAYERS,
     ),
     Option("--loss", "local: the loss of each rank's own rows", str, "WHERE", choices=("global", "local"), modes=ROWS),
 )

@@ -24,7 +24,7 @@ class Pause:
     def ask(self, purpose: str) -> None:
         self._done, self.purpose, self.agreed = {}, purpose, False
         for rank in self._ranks:
-            self._world.tell(rank, "hold")
+            self._world.tell(rank, "hold", self._world.cell)
 
     def held(self, rank: int, steps: int) -> None:
         """A rank's answer: steps that it has done."""

@@ -22,9 +22,9 @@ from nbpar.display import closing, show
 from nbpar.display.watch import Watch
 from nbpar.errors import RankDied
 from nbpar.exchange import TICK, Exchange, Interrupts
-from nbpar.failure import raise_failure, shared_failure
+from nbpar.failure import raise_failure, raise_unanswered, shared_failure
 from nbpar.ranks.channel import Message
-from nbpar.ranks.task import Reply, Task
+from nbpar.ranks.task import Failure, Reply, Task
 from nbpar.record import Last, keep
 from nbpar.values import RankRef, settings
 from nbpar.values.random_state import RandomStates
@@ -146,7 +146,7 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
         keep=frozenset(keep or ()),
         quiet=own.pop("quiet", False),
         check=own.pop("check", None) or 0,
-        snapshot=own.pop("snapshot", SNAPSHOT if mode == "data" else 0.0),  # whole values at any step are data mode's alone
+        snapshot=own.pop("snapshot", SNAPSHOT),
         show=tuple(DEFAULT if panels is None else panels),
         asked=own.pop("asked", panels is not None),
         options=own,
@@ -271,13 +271,19 @@ def settle(world: World, cell: Cell, exchange: Exchange) -> Any:
 
 
 def ask(world: World, ranks: tuple[int, ...], request: bytes) -> list[Any]:
-    """A question of the values layer to all ranks of the cell."""
+    """A question of the values layer to all ranks of the cell. Raises CellError where a value raises when it is looked at."""
     question = Message("ask", request)
     for rank in ranks:
         world.send(rank, question)
     answers: dict[int, list[Any]] = {}
+    failures: dict[int, Failure] = {}
     while len(answers) < len(ranks):
         for message in world.events(TICK):
             if message.kind == "answer":
                 answers[message.rank] = list(message.frames)
+                if message.header is not None:
+                    failures[message.rank] = message.header
+    if failures:
+        world.values.forget()
+        raise_unanswered(world, failures)
     return [answers[rank] for rank in ranks]

@@ -76,7 +76,7 @@ def layers(held: Sequence[Held], ranks: int, how: str) -> Grid:
 
 def _held(row: Held, rank: int) -> Cell:
     if row.columns:
-        return Cell("part", label=count_of(row.columns[rank], "column") if row.count == 1 else "columns of each")
+        return Cell("part", label=count_of(row.columns[rank % len(row.columns)], "column") if row.count == 1 else "columns of each")
     if rank not in row.ranks:
         return NOTHING
     return Cell("replica" if len(row.ranks) > 1 else "own")

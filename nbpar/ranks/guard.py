@@ -26,7 +26,8 @@ FOLDER = "NBPAR_FOLDER"  # environment variable with a folder for the rank's soc
 OUTLIVE = "NBPAR_OUTLIVE"  # environment variable: the launcher started the kernel too, and would end it with a guard
 INTERRUPT = struct.Struct("qq")  # cell, number of the interrupt
 GRACE = 0.3  # seconds for the last message to leave
-MEMORY_RECORDS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events")  # of this host, and of this container
+# Of this host; of this container, in a new hierarchy of control groups or an old one.
+MEMORY_RECORDS = ("/proc/vmstat", "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
 
 def fork_guarded(rank: int) -> mmap.mmap:

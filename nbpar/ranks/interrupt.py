@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import mmap
 import signal
+import sys
 import threading
 from typing import Any
 
 from nbpar.ranks.guard import interrupted
+
+
+HALF = "torch._dynamo"  # torch imports it at its first optimiser step, takes a second, and cannot do so again after an interrupt
+AGAIN = 0.1  # seconds
+
+
+def importing() -> bool:
+    """Whether that import is under way."""
+    return getattr(getattr(sys.modules.get(HALF), "__spec__", None), "_initializing", False)
 
 
 class Interrupt:
@@ -27,6 +37,9 @@ class Interrupt:
     def _handle(self, _signal: int, _frame: Any) -> None:
         cell, number = max(self._requested, interrupted(self._shared))
         if cell == self._running and number > self._heard:
+            if importing():
+                threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+                return
             self._heard = number
             raise KeyboardInterrupt
 

@@ -67,7 +67,7 @@ class IOThread(threading.Thread):
         elif message.kind == "where":
             channel.send(self._socket, channel.Message("where", where()))
         elif message.kind == "hold" and self.steps:
-            channel.send(self._socket, channel.Message("held", self.steps.hold()))
+            channel.send(self._socket, channel.Message("held", self.steps.hold(message.header)))
         elif message.kind == "until" and self.steps:
             self.steps.until(*message.header)
 

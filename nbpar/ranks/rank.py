@@ -16,11 +16,12 @@ import traceback
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from nbpar.ranks.guard import fork_guarded
-from nbpar.ranks.interrupt import Interrupt
+from nbpar.ranks.interrupt import HALF, Interrupt
 from nbpar.ranks.prepare import clock_ahead, prepare_device, rank_from_launcher, seed_everything, share_cores, unlink_shared_memory
 
 IDLE = 300  # milliseconds without work after which a rank imports what torch imports when it first makes an optimiser (1.5 s)
@@ -79,7 +80,7 @@ class Rank:
         self.shell = make_shell(self.outlet)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size, shared=os.environ["NBPAR_SPREAD"] == "0")
         self.random = RandomStates()
-        self.io.steps = self.steps = Steps(self.snapshot)
+        self.io.steps = self.steps = Steps()
         self.io.progress = self.progress = Progress(comm.trace)
         self.shell.ast_transformers.append(self.progress.loops)
         seed = int(os.environ["NBPAR_SEED"])
@@ -104,7 +105,7 @@ class Rank:
         from nbpar.ranks import channel
 
         if not self.cells.poll(IDLE):
-            for name in ("stack_data", "torch._dynamo"):  # what IPython imports at its first traceback, and torch at its first step
+            for name in ("stack_data", HALF):  # what IPython imports at its first traceback, and torch at its first step
                 import_module(name)
         while True:
             message = channel.receive(self.cells)
@@ -114,7 +115,7 @@ class Rank:
                 self.comm.renew()
                 self.patient.renew(self.comm.world())
             elif message.kind == "ask":
-                self._send("answer", None, self.values.answer(message.header))
+                self._answer(message.header)
             elif message.kind == "task":
                 reply, frames = self.run(message.header, message.frames)
                 self._send("reply", reply, frames)
@@ -123,6 +124,14 @@ class Rank:
         from nbpar.ranks import channel
 
         channel.send(self.cells, channel.Message(kind, header, frames))
+
+    def _answer(self, question: bytes) -> None:
+        """What the kernel asks of the cell's values. What they raise meanwhile is an answer too."""
+        try:
+            failure, frames = None, self.values.answer(question)
+        except BaseException as error:
+            failure, frames = self.shell.failed(error, traceback.format_exc().splitlines()), []
+        self._send("answer", failure, frames)
 
     def run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
         """One cell. An error of nbpar's own is an answer too: the rank lives on."""
@@ -139,7 +148,6 @@ class Rank:
         from nbpar.ranks.task import Reply
         from nbpar.values import settings
 
-        self.number = task.number
         if task.cwd != os.getcwd():
             os.chdir(task.cwd)
         self.shell.remember(task.sources)
@@ -188,13 +196,16 @@ class Rank:
             keep = together(self.shell.user_ns, dict.fromkeys(sorted(task.keep), Stay.reason))
         return self.values.reply(task.number, out=task.out, keep=keep or {}, result=result, mode=task.mode)
 
-    def snapshot(self, step: int) -> None:
-        """What the cell would leave if it ended now. All ranks take part, for a value may be spread over them; rank 0 sends it."""
+    def snapshot(self, task: Any, report: Any, step: int) -> None:
+        """What the cell would leave if it ended now. All ranks take part, for a value may be spread over them; rank 0 sends it,
+        or that there is none."""
         from nbpar.ranks.channel import Message
 
-        values = self.values.snapshot(self.number)
+        with report.at_end() as others:
+            values = None if others is None else self.values.snapshot(task.number, others, out=task.out)
         if self.rank == 0:
-            self.io.messages.append(Message("snapshot", {"step": step, "states": self.random.capture()}, values))
+            facts = {"step": step, "states": self.random.capture()}
+            self.io.messages.append(Message("snapshot") if values is None else Message("snapshot", facts, values))
             self.outlet.nudge()
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:
@@ -211,7 +222,7 @@ class Rank:
         try:
             with self.parallel.mode(task.mode, options, self.shell.user_ns) as report:
                 with (
-                    self.steps.counted(task.lockstep),
+                    self.steps.counted(task.number, task.lockstep, partial(self.snapshot, task, report)),
                     self.interrupt(task.number),
                     check.watching() if check else nullcontext() as witness,
                 ):

@@ -13,6 +13,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
 from nbpar.errors import PeerFailed
+from nbpar.ranks import frames
 from nbpar.ranks.outlet import Outlet
 from nbpar.ranks.task import Failure
 
@@ -73,6 +74,14 @@ class RankShell(InteractiveShell):
         super().init_user_ns()
         self.user_ns.pop("open", None)  # IPython's own, which goes past what a mode makes of Python's
 
+    def _get_exc_info(self, exc_tuple: Any = None) -> Any:
+        kind, value, tb = super()._get_exc_info(exc_tuple)
+        if value is None:
+            return kind, value, tb
+        frames.hide(value)
+        sys.last_traceback = value.__traceback__  # what the hidden frames held may go
+        return kind, value, value.__traceback__
+
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         self.failure = self._describe(etype, evalue, stb)
 
@@ -92,8 +101,8 @@ class RankShell(InteractiveShell):
     def _cell_line(self, value: BaseException) -> int | None:
         if isinstance(value, SyntaxError):
             return value.lineno
-        frames = traceback.extract_tb(value.__traceback__)
-        return next((f.lineno for f in frames if self.is_cell(f.filename)), None)
+        lines = traceback.extract_tb(value.__traceback__)
+        return next((f.lineno for f in lines if self.is_cell(f.filename)), None)
 
     def is_cell(self, filename: str) -> bool:
         """Whether code of this file name was typed into a cell."""

@@ -19,23 +19,24 @@ from typing import Any
 class Steps:
     """Counts the optimiser steps of the running cell. `hold` and `until` are called by the I/O thread."""
 
-    def __init__(self, snapshot: Callable[[int], None]) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self._held = False
+        self._cell = 0
+        self._held = 0  # the cell that is to stop at its next step; it may be told so before it begins
         self._target: int | None = None
         self._action = ""
-        self._snapshot = snapshot
         self._changed = threading.Condition()
         self.watching = False
         self.stopped = False  # here, at the step that the ranks had agreed on
 
     @contextmanager
-    def counted(self, watching: bool) -> Iterator[None]:
+    def counted(self, cell: int, watching: bool, snapshot: Callable[[int], None]) -> Iterator[None]:
         """The steps of a cell, seen after the cell's mode has done its part. watching: whether they are the same on all ranks."""
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
+        self._snapshot = snapshot
         with self._changed:
-            self.count, self._held, self._target, self.watching, self.stopped = 0, False, None, watching, False
+            self._cell, self.count, self.watching, self.stopped = cell, 0, watching, False
         hook = register_optimizer_step_post_hook(self._stepped)
         try:
             yield
@@ -43,11 +44,11 @@ class Steps:
             self.watching = False
             hook.remove()
 
-    def hold(self) -> int:
-        """Stop at the next step; how many are done."""
+    def hold(self, cell: int) -> int:
+        """Stop at that cell's next step; how many are done."""
         with self._changed:
-            self._held, self._target = True, None
-            return self.count
+            self._held, self._target = cell, None
+            return self.count if cell == self._cell else 0
 
     def until(self, step: int, action: str) -> None:
         with self._changed:
@@ -59,13 +60,13 @@ class Steps:
             return
         with self._changed:
             self.count += 1
-            if not self._held:
+            if self._held != self._cell:
                 return
             while self._target is None:
                 self._changed.wait(1)  # SIGINT gets through
             if self.count < self._target:
                 return
-            self._held = False
+            self._held = 0
         if self._action == "stop":
             self.watching, self.stopped = False, True
             raise KeyboardInterrupt

@@ -68,6 +68,7 @@ class World:
         self.namespace = namespace
         self.facts: list[dict[str, Any]] = []
         self.last_lines: dict[int, str] = {}
+        self.memory: dict[int, int] = {}  # bytes that ranks held when they last said so
         self.produced: dict[int, int] = {}  # output received, by rank
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
         self.cell = 0
@@ -135,7 +136,7 @@ class World:
         machine.allow_files(3 * self.size + 1024)  # three connections a rank, and what the notebook has open
         self._hub = Hub(self._reach(launcher))
         self._log = tempfile.TemporaryFile()
-        self.facts, self.last_lines, self.hurt, self.fresh = [], {}, False, True
+        self.facts, self.last_lines, self.memory, self.hurt, self.fresh = [], {}, {}, False, True
         self.produced = dict.fromkeys(range(self.size), 0)
         self.sent_sources = set()
         try:
@@ -376,12 +377,18 @@ class World:
             )  # fmt: skip
         rank, reason = first.rank, describe_exit(first.header["code"])
         if first.header["out_of_memory"]:
-            reason += f" because the machine ran out of memory (it held {first.header['peak'] / 2**30:.1f} GiB)"
+            reason += f" because memory ran out ({self._held({rank: first.header['peak']})})"
         host, pid = facts[rank]["host"], facts[rank]["pid"]
         text = f"rank {rank} (process {pid} on {host}) ended: {reason}."
         if line := self.last_lines.get(rank):
             text += f" Its last line of output: {line!r}."
         return RankDied(f"{text} {after(lost, self.again)}", rank=rank, host=host, reason=reason)
+
+    def _held(self, peak: dict[int, int]) -> str:
+        """What the ranks on the host of the one that died held, in words. peak: of that one."""
+        host = self.facts[next(iter(peak))]["host"]
+        held = {rank: self.memory[rank] for rank in self.memory if self.facts[rank]["host"] == host} | peak
+        return ", ".join(f"rank {rank} held {held[rank] / 2**30:.1f} GiB" for rank in sorted(held))
 
 
 def after(lost: str, again: str) -> str:

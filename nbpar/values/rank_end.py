@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -84,8 +86,19 @@ class RankPort(Port):
             self.namespace.setdefault(name, value)
 
     def begin(self, prefix: str) -> None:
-        self.class_prefix, self._count = prefix, 0
-        self._classes.clear()
+        if prefix != self.class_prefix:  # else there was a snapshot of this cell
+            self.class_prefix, self._count = prefix, 0
+            self._classes.clear()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A cell's variables: now, of these those that may go to the notebook, of these those with a new value; and names deleted."""
+
+    now: dict[str, Any]
+    wanted: dict[str, Any]
+    changed: dict[str, Any]
+    deleted: list[str]
 
 
 class RankEnd:
@@ -159,22 +172,31 @@ class RankEnd:
         """
         self.port.begin(f"{self.epoch}:{cell}")
         self.port.mode = mode
+        changes = self._changes(out, keep)
+        wanted, changed = changes.wanted, changes.changed
+        if result:
+            changed[RESULT] = self.namespace.get(RESULT)
+        self.port.leaving = leaving(self.table, self._stay(changed, wanted, stays(keep)))
+        written = self._write(changes, out)
+        self.pending = written
+        self._deleted, self._stale = changes.deleted, self._left_out(written, changes.now) if out is not None else []
+        self._comparison = Comparison(self, written, written.names, changes.deleted, wanted)
+        return self._answer_body(inline=self.rank == 0)
+
+    def _changes(self, out: Collection[str] | None, keep: Collection[str] = ()) -> Changes:
         now = persons(self.namespace)
         wanted = now if out is None else {name: value for name, value in now.items() if name in out or name in keep}
         changed = {name: value for name, value in wanted.items() if name not in self.bound or self.bound[name] is not value}
-        if result:
-            changed[RESULT] = self.namespace.get(RESULT)
         deleted = sorted(name for name in self.bound if name not in now and (out is None or name in out))
-        self.port.leaving = leaving(self.table, self._stay(changed, wanted, stays(keep)))
-        roots = [*self.bound.values(), *now.values()] if out is None else list(wanted.values())
+        return Changes(now, wanted, changed, deleted)
+
+    def _write(self, changes: Changes, out: Collection[str] | None) -> Written:
+        wanted = changes.wanted
+        roots = [*self.bound.values(), *wanted.values()] if out is None else list(wanted.values())
         if self.port.staying:
             roots += self.table.objs  # what stayed may have changed anything
         selection = Selection(limit=LARGE, asked=out or ())
-        written = write(self.table, changed, roots=roots, bound=wanted, follow=out is not None, selection=selection)
-        self.pending = written
-        self._deleted, self._stale = deleted, self._left_out(written, now) if out is not None else []
-        self._comparison = Comparison(self, written, written.names, deleted, wanted)
-        return self._answer_body(inline=self.rank == 0)
+        return write(self.table, changes.changed, roots=roots, bound=wanted, follow=out is not None, selection=selection)
 
     def _stay(self, changed: dict[str, Any], wanted: dict[str, Any], names: Mapping[str, Stay]) -> list[Any]:
         """From now on the notebook has stand-ins for these; those that it had itself are sent as such."""
@@ -187,17 +209,28 @@ class RankEnd:
                 staying.append(value)
         return staying
 
-    def snapshot(self, cell: int) -> list[Buffer]:
-        """What `reply` would give now, in copies, and without learning anything: for a kernel that loses its ranks later."""
+    def snapshot(self, cell: int, others: Mapping[int, Any], *, out: Collection[str] | None = None) -> list[Buffer]:
+        """What `reply` would give now, in copies, and without learning anything: for a kernel that loses its ranks later.
+
+        others: tensors that are written in the place of some, by their ids.
+        """
+        from nbpar.values.tensors import written_as
+
         self.port.begin(f"{self.epoch}:{cell}")
-        now = persons(self.namespace)
-        changed = {name: value for name, value in now.items() if name not in self.bound or self.bound[name] is not value}
-        deleted = sorted(name for name in self.bound if name not in now)
-        roots = [*self.bound.values(), *now.values()]
-        written = write(self.table, changed, roots=roots, bound=now, selection=Selection(limit=LARGE, asked=()))
-        self.port.fingerprints.clear()
-        head: tuple[Any, ...] = (b"snapshot", deleted, [], self.failed, [])
-        return [bytes(frame) for frame in wire.frames(head, written, Pool(shared=False))]
+        with self._unlearnt(), written_as(others):
+            changes = self._changes(out)
+            head: tuple[Any, ...] = (b"snapshot", changes.deleted, [], self.failed, [])
+            return [bytes(frame) for frame in wire.frames(head, self._write(changes, out), Pool(shared=False))]
+
+    @contextmanager
+    def _unlearnt(self) -> Iterator[None]:
+        """What is noted of objects meanwhile is forgotten."""
+        staying, kept = dict(self.port.staying), dict(self.port.kept)
+        try:
+            yield
+        finally:
+            self.port.staying, self.port.kept = staying, kept
+            self.port.settled()
 
     def _keep(self, o: Any, name: str, reason: str) -> tuple[Any, ...]:
         """Holds a value that the notebook could not take; the fields of the stand-in."""

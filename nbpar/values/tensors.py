@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,19 +76,37 @@ class StorageKind(kinds.Kind):
             torch.autograd.graph.increment_version(tensors)
 
 
+class _Others:
+    by_id: Mapping[int, torch.Tensor] = {}
+
+
+@contextmanager
+def written_as(others: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """While it lasts, these tensors, by id, are written as others are, but with their own gradients."""
+    _Others.by_id = others
+    try:
+        yield
+    finally:
+        _Others.by_id = {}
+
+
+def seen(o: torch.Tensor) -> torch.Tensor:
+    return _Others.by_id.get(id(o), o)
+
+
 class TensorKind(kinds.Kind):
     order = 1
     stays = True
 
     def snap(self, o: torch.Tensor, port: Any = None) -> Any:
-        leaf = o.is_leaf
+        other = seen(o)
         return (
-            o.untyped_storage(),
-            (o.dtype, o.storage_offset(), tuple(o.shape), o.stride()),
-            o.requires_grad if leaf else None,
-            o.grad if leaf else None,
-            dict(o.__dict__),
-            o.grad_fn,
+            other.untyped_storage(),
+            (other.dtype, other.storage_offset(), tuple(other.shape), other.stride()),
+            other.requires_grad if other.is_leaf else None,
+            o.grad if o.is_leaf else None,
+            dict(other.__dict__),
+            other.grad_fn,
         )
 
     def diff(self, o: torch.Tensor, old: Any, port: Any = None) -> Any:
@@ -109,11 +129,12 @@ class TensorKind(kinds.Kind):
         o.__dict__.update(attributes)
 
     def children(self, o: torch.Tensor) -> Any:
-        yield o.untyped_storage()
+        other = seen(o)
+        yield other.untyped_storage()
         if o.is_leaf and o.grad is not None:
             yield o.grad
-        yield type(o)
-        yield from o.__dict__.values()
+        yield type(other)
+        yield from other.__dict__.values()
 
     def reduce(self, o: torch.Tensor, pickler: Pickler) -> Any:
         storage, geometry, requires_grad, grad, attributes, graph = self.snap(o)
@@ -121,10 +142,11 @@ class TensorKind(kinds.Kind):
             storage = o.detach().clone().untyped_storage()  # the rest may be anything: mse_loss leaves scraps behind its one number
             pickler.temporary(storage)
         pickler.port.writes_tensor(o, graph is not None)
-        if o.requires_grad:
+        if requires_grad or graph is not None:
             pickler.port.to_be_written.add(id(storage))
-        marks = requires_grad, graph is not None, o.is_conj(), o.is_neg()
-        args = pickler.port, type(o), storage, geometry, marks
+        other = seen(o)
+        marks = requires_grad, graph is not None, other.is_conj(), other.is_neg()
+        args = pickler.port, type(other), storage, geometry, marks
         pickler.temporary(geometry, attributes)
         return new_tensor, args, (grad, attributes), None, None, set_tensor
 
@@ -265,6 +287,7 @@ def new_typed(storage: UntypedStorage, dtype: torch.dtype) -> TypedStorage:
 
 
 def tensor_kind(o: torch.Tensor) -> kinds.Kind:
+    o = seen(o)
     plain = type(o) in (torch.Tensor, torch.nn.Parameter) or type(o).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
     lazy = isinstance(o, torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer)
     strided = o.layout == torch.strided and not o.is_quantized and not o.is_nested and o.device.type in ("cpu", "cuda")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from nbpar.ranks.world import Settings, World
 from tests.faults.common import DIST, SUM, family, gone, works
 from tests.notebook import Notebook
 
+OLD = Path("/sys/fs/cgroup/memory").is_dir()  # control groups of the first version
+GROUPS = Path("/sys/fs/cgroup/memory" if OLD else "/sys/fs/cgroup")
 FAULT = """if dist.get_rank() == 1:
     print('last words')
     time.sleep(0.3)
@@ -79,17 +84,49 @@ def test_the_launcher_is_killed_between_two_cells(notebook: Notebook) -> None:
 
 
 def test_want_of_memory_is_named_with_its_amount() -> None:
-    """As a guard reports it; only the system can kill for want of memory, so the report is made here."""
+    """As a guard reports it."""
     world = World(Settings(size=2), {})
     world.facts = [{"host": "here", "pid": 11}, {"host": "here", "pid": 12}]
-    world.last_lines = {1: "epoch 3"}
+    world.last_lines, world.memory = {1: "epoch 3"}, {0: 1 << 29, 1: 1 << 30}
     report = Message("exit", {"code": -signal.SIGKILL, "peak": 5 << 29, "out_of_memory": True}, role="guard", rank=1)
     death = world._fell(report)
     assert (death.rank, death.host) == (1, "here")
     assert str(death).startswith(
-        "rank 1 (process 12 on here) ended: killed by SIGKILL because the machine ran out of memory (it held 2.5 GiB). "
+        "rank 1 (process 12 on here) ended: killed by SIGKILL because memory ran out (rank 0 held 0.5 GiB, rank 1 held 2.5 GiB). "
         "Its last line of output: 'epoch 3'."
     )
+
+
+@pytest.mark.skipif(not os.access(GROUPS, os.W_OK), reason="control groups cannot be made here")
+def test_a_rank_is_killed_for_want_of_memory(notebook: Notebook) -> None:
+    """By the system: its control group may have 64 MiB more, and it asks for 4 GiB."""
+    works(notebook)
+    notebook.run("kept = [1, 2]")
+    with limited(notebook.value("nbpar.world().pids")[1], 64 << 20):
+        ask = "print('asks for more', flush=True)\ntime.sleep(2)\n"  # so that all ranks have said what they hold
+        take = "x = torch.ones(1 << 30) if dist.get_rank() else 0\ndist.barrier()"
+        cell = notebook.run(DIST + ask + take, fails=True)
+    assert cell.error == "RankDied" and "rank 1 (process" in cell.traceback, cell
+    assert re.search(r"killed by SIGKILL because memory ran out \(rank 0 held [\d.]+ GiB, rank 1 held [\d.]+ GiB\)", cell.traceback)
+    assert "'asks for more'" in cell.traceback
+    assert notebook.run("%%parallel\nprint(kept)").said == {"[1, 2]"}
+    works(notebook)
+
+
+@contextmanager
+def limited(pid: int, size: int) -> Iterator[None]:
+    """While it lasts, that process is in a control group that may not take more memory."""
+    group = GROUPS / f"nbpar-test-{pid}"
+    group.mkdir()
+    try:
+        (group / ("memory.limit_in_bytes" if OLD else "memory.max")).write_text(str(size))
+        (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        end = time.monotonic() + 10
+        while (group / "cgroup.procs").read_text() and time.monotonic() < end:
+            time.sleep(0.05)
+        group.rmdir()
 
 
 def test_a_guard_reads_what_the_system_killed_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

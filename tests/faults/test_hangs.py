@@ -33,7 +33,7 @@ def test_ranks_that_wait_in_vain_are_told_apart(notebook: Notebook, code: str, s
 
 
 def test_slow_ranks_are_left_alone(notebook: Notebook) -> None:
-    cell = notebook.run(f"{DIST}if dist.get_rank(): time.sleep(14)\ndist.barrier()\nprint('done')")
+    cell = notebook.run(f"{DIST}if dist.get_rank(): time.sleep(12)\ndist.barrier()\nprint('done')")
     assert cell.said == {"done"}
 
 

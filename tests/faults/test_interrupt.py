@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.faults.common import DIST, works
-from tests.notebook import Notebook
+from tests.notebook import Cell, Notebook
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,13 @@ def test_an_interrupt_ends_the_cell(notebook: Notebook, code: str) -> None:
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 1.5
+    assert shows_the_cell_alone(cell) or code[0] == "!"  # whose traceback IPython does not show
     works(notebook, pids)
+
+
+def shows_the_cell_alone(cell: Cell) -> bool:
+    """Whether the traceback has its lines, and none of nbpar's and torch's."""
+    return "Cell In" in cell.traceback and "/nbpar/" not in cell.traceback and "/torch/" not in cell.traceback
 
 
 C_CALL = """
@@ -62,7 +68,7 @@ def test_a_c_call_that_does_not_return_is_told_and_ended_on_demand(notebook: Not
     message = notebook.send(f"{DIST}{C_CALL}if dist.get_rank():\n    count(1e13)\ndist.barrier()")
     time.sleep(1)
     notebook.interrupt()
-    time.sleep(6)
+    time.sleep(5.5)
     notebook.interrupt()
     at = time.monotonic()
     cell = notebook.collect(message, 20)
@@ -109,7 +115,7 @@ def test_an_interrupted_training_stops_at_one_step_and_keeps_it(notebook: Notebo
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and time.monotonic() - at < 1.5
-    assert "as they were before" not in cell.traceback
+    assert "as they were before" not in cell.traceback and shows_the_cell_alone(cell) and "opt.step()" in cell.traceback
     done = notebook.value("done")
     assert done > 30
     check = (
@@ -120,3 +126,46 @@ def test_an_interrupted_training_stops_at_one_step_and_keeps_it(notebook: Notebo
     notebook.run("trained = [p.detach().clone() for p in model.parameters()]")
     notebook.run(check)
     assert notebook.value("max((a - b).abs().max().item() for a, b in zip(trained, model.parameters()))") < 1e-5
+
+
+SLOW = """
+class Slow(torch.nn.Linear):
+    def forward(self, x):
+        time.sleep(1000)
+slow = torch.nn.Sequential(torch.nn.Linear(4, 4), Slow(4, 4))
+"""
+
+
+@pytest.mark.parametrize("mode", ["data", "model", "model --how tensor"])
+def test_an_interrupt_inside_a_model_shows_the_cells_lines(notebook: Notebook, mode: str) -> None:
+    notebook.run(TRAIN + SLOW)
+    message = notebook.send(f"%%parallel {mode}\nslow(x)")
+    time.sleep(1.5)
+    for _ in range(2):  # the second one does not wait for a step
+        notebook.interrupt()
+        time.sleep(0.3)
+    cell = notebook.collect(message, 20)
+    assert cell.error == "KeyboardInterrupt" and shows_the_cell_alone(cell), cell
+    assert "slow(x)" in cell.traceback and "time.sleep(1000)" in cell.traceback
+    works(notebook)
+
+
+def test_an_interrupt_does_not_leave_half_an_import(notebook: Notebook) -> None:
+    """Of what torch imports at its first step; with a module of that name, whose import takes a while."""
+    notebook.run("%parallel restart")
+    code = """%%parallel
+import sys, types, time
+module = sys.modules["torch._dynamo"] = types.ModuleType("torch._dynamo")
+module.__spec__ = types.SimpleNamespace(_initializing=True)
+print("imports", flush=True)
+end = time.monotonic() + 2
+while time.monotonic() < end: pass
+module.__spec__._initializing = False
+print("imported", flush=True)
+time.sleep(1000)"""
+    message = notebook.send(code)
+    time.sleep(1)
+    notebook.interrupt()
+    cell = notebook.collect(message, 20)
+    assert cell.error == "KeyboardInterrupt" and cell.said == {"imports", "imported"}
+    notebook.run("%parallel restart")

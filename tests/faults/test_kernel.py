@@ -5,16 +5,52 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from tests.faults.common import DIST, family, gone, works
 from tests.notebook import Notebook
 
+ASLEEP = 60.0  # seconds
 
-@pytest.mark.parametrize(
-    "busy", ["", "while True: pass", "time.sleep(1000)", "if dist.get_rank(): dist.barrier()\nelse: time.sleep(1000)"]
-)
+
+@dataclass(frozen=True)
+class Asleep:
+    """stopped: notebooks, with their ranks and the message of a cell that runs; since: when they were stopped."""
+
+    stopped: list[tuple[Notebook, list[int], str]]
+    since: float
+
+    def signal(self, number: int) -> None:
+        """To the kernels."""
+        for notebook, _, _ in self.stopped:
+            os.kill(notebook.manager.provisioner.pid, number)  # type: ignore[union-attr,attr-defined]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def asleep() -> Iterator[Asleep]:
+    """Notebooks whose kernels sleep while the other tests run, as when the lid of a laptop is closed: one between two cells, one in
+    a cell that goes on for longer."""
+    with Notebook() as idle, Notebook() as busy:
+        stopped = []
+        for notebook in (idle, busy):
+            notebook.run("%parallel start -n 2")
+            works(notebook)
+            pids = notebook.value("nbpar.world().pids")
+            message = notebook.send(f"{DIST}time.sleep({ASLEEP + 5})\nprint('slept')") if notebook is busy else ""
+            stopped.append((notebook, pids, message))
+        time.sleep(0.5)
+        sleepers = Asleep(stopped, time.monotonic())
+        sleepers.signal(signal.SIGSTOP)
+        try:
+            yield sleepers
+        finally:
+            sleepers.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("busy", ["", "while True: pass", "if dist.get_rank(): dist.barrier()\nelse: time.sleep(1000)"])
 def test_the_kernel_is_killed(fresh: Notebook, busy: str) -> None:
     works(fresh)
     pids = family(fresh.value("nbpar.world().pids"))
@@ -23,22 +59,6 @@ def test_the_kernel_is_killed(fresh: Notebook, busy: str) -> None:
         time.sleep(0.7)
     os.kill(fresh.manager.provisioner.pid, signal.SIGKILL)  # type: ignore[union-attr,attr-defined]
     assert gone(pids, 5)
-
-
-@pytest.mark.parametrize("busy", ["", "for turn in range(130):\n    time.sleep(0.1)\nprint('slept')"])
-def test_a_kernel_that_was_asleep_finds_its_world(fresh: Notebook, busy: str) -> None:
-    """As when the lid of a laptop is closed for a while."""
-    works(fresh)
-    pids = fresh.value("nbpar.world().pids")
-    kernel: int = fresh.manager.provisioner.pid  # type: ignore[union-attr,attr-defined]
-    message = fresh.send(DIST + busy) if busy else ""
-    time.sleep(0.5)
-    os.kill(kernel, signal.SIGSTOP)
-    time.sleep(10)
-    os.kill(kernel, signal.SIGCONT)
-    if busy:
-        assert fresh.collect(message, 60).said == {"slept"}
-    works(fresh, pids)
 
 
 def test_stop_unload_and_the_kernels_end_leave_nothing(fresh: Notebook) -> None:
@@ -72,3 +92,13 @@ def test_restart_gives_fresh_processes_and_the_same_variables(notebook: Notebook
     notebook.run("%parallel restart")
     assert not set(pids) & set(notebook.value("nbpar.world().pids"))
     assert notebook.run("%%parallel\nprint(a, b is a)").said == {"[1, 2, 3] True"}
+
+
+def test_kernels_that_were_asleep_find_their_worlds(asleep: Asleep) -> None:
+    """The last test of this module: the others run while they sleep."""
+    time.sleep(max(0.0, asleep.since + ASLEEP - time.monotonic()))
+    asleep.signal(signal.SIGCONT)
+    for notebook, pids, message in asleep.stopped:
+        if message:
+            assert notebook.collect(message, 60).said == {"slept"}
+        works(notebook, pids)

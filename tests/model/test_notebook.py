@@ -52,6 +52,17 @@ def test_a_failure_alike_keeps_what_was_done_and_one_on_a_rank_does_not(notebook
     assert notebook.value("opt.state[first]['step'].item()") == 3
 
 
+def test_a_loss_of_another_cell_is_not_in_the_way(notebook: Notebook) -> None:
+    """Its graph is still there on the ranks, and holds the parameters."""
+    notebook.run(SETUP)
+    step = "\nopt.zero_grad()\nloss = nn.functional.cross_entropy(model(x), y)\nloss.backward()\nopt.step()"
+    notebook.run("stream = torch.get_rng_state()" + step.replace("model", "alone").replace("opt.", "opt_alone.") * 2)
+    notebook.run("torch.set_rng_state(stream)")
+    notebook.run("%%parallel data" + step)
+    assert "layers by rank: 1, 2" in notebook.run("%%parallel model" + step).stdout
+    assert notebook.value(DIFFERENCE) <= 1e-13
+
+
 def test_an_interrupt_keeps_the_steps_done(notebook: Notebook) -> None:
     notebook.run(SETUP)
     notebook.run("%%parallel model\ntrain(model, opt, 1)")

@@ -62,6 +62,18 @@ class Build:
             if self.dropping:
                 keep_in_heap(1 << 25)
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """While it lasts, classes are as they were written."""
+        wrappers = [(kind, vars(kind)["__init__"]) for kind, _ in self._wrapped]
+        for kind, original in reversed(self._wrapped):
+            setattr(kind, "__init__", original)  # noqa: B010
+        try:
+            yield
+        finally:
+            for kind, wrapper in wrappers:
+                setattr(kind, "__init__", wrapper)  # noqa: B010
+
     def _wrap(self, kind: type[nn.Module]) -> None:
         original: Callable[..., None] | None = vars(kind).get("__init__")
         if original is None:

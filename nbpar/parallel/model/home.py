@@ -9,7 +9,8 @@ Three states, nothing else:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -77,16 +78,31 @@ def spare(stand_in: Tensor, storage: torch.UntypedStorage) -> None:
         storage.resize_(0)
 
 
+def spare_of(value: Tensor) -> torch.UntypedStorage | None:
+    return getattr(value.untyped_storage(), _SPARE, None)
+
+
 def fill(values: Sequence[Tensor], data: Tensor) -> torch.UntypedStorage:
     """The memory for what arrived: the one that these values had before, else the arrived bytes' own."""
     for value in values:
-        storage: torch.UntypedStorage | None = getattr(value.untyped_storage(), _SPARE, None)
+        storage = spare_of(value)
         if storage is not None and storage.nbytes() in (0, data.nbytes):
             if not storage.nbytes():
                 storage.resize_(data.nbytes)
             torch.empty(0, dtype=torch.uint8).set_(storage).copy_(data)
             return storage
     return data.untyped_storage()
+
+
+@contextmanager
+def borrowed(spares: Iterable[torch.UntypedStorage | None]) -> Iterator[None]:
+    """While it lasts, memory that values had before may be filled; what of it was given up is so again afterwards."""
+    empty = [storage for storage in spares if storage is not None and not storage.nbytes()]
+    try:
+        yield
+    finally:
+        for storage in empty:
+            storage.resize_(0)
 
 
 def remote(like: Tensor, rank: int) -> Tensor:

@@ -59,6 +59,7 @@ def splitting(link: Channel, chosen: Options, namespace: dict[str, Any], report:
     """The layers are split over the ranks of this channel. tell: see `mode`'s `failed`."""
     report.details["whole"] = False  # until the end: a caller must not use what a cell left that is not whole
     session = Session(link, chosen, namespace, report.say)
+    report.at_end = session.at_end
     connect(link)
     error: BaseException | None = None
     try:

@@ -124,15 +124,18 @@ def _swap(value: Tensor, made: Tensor) -> None:
 
 
 def _check(value: Tensor) -> None:
-    """Whether it can be replaced, found out on every rank alike by doing it and undoing it."""
+    """Whether it can be replaced, found out on every rank alike by putting a new tensor on its memory in its place: a graph of an
+    earlier cell, which may still be alive, keeps the old one."""
     if not value.is_leaf:
         raise Stuck("one of its tensors is computed from others")
-    made = _stand_in(value, 0)
+    made, flag = value.detach(), value.requires_grad
+    gradient, value.grad = value.grad, None
     try:
-        swap_tensors(value, made)
+        _swap(value, nn.Parameter(made, flag) if isinstance(value, nn.Parameter) else made.requires_grad_(flag))
     except RuntimeError:
         raise Stuck("a graph that uses its parameters is alive; delete the loss of an earlier step first") from None
-    swap_tensors(value, made)
+    finally:
+        value.grad = gradient
 
 
 class _weak_lists_off:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nbpar.errors import CollectiveMismatch, PeerFailed, Unsupported
 from nbpar.parallel.files import new_notes, written_once
@@ -35,7 +35,7 @@ from .place import Stuck, place, state_on
 from .reach import modules, optimisers, reach
 from .special import adopt
 from .units import NOT_ONE_STEP, Units
-from .whole import make_whole
+from .whole import make_whole, whole_beside
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,24 @@ class Session:
         """The variables that stay on the ranks at the end of the cell. Asked by all ranks alike."""
         if self.build.dropping:
             self.place_all()  # of what was made and not called
+        return self._staying()
+
+    def _staying(self) -> dict[str, Stay]:
         asked = dict.fromkeys(self.options.keep, Stay.reason)
         link = self.channel
         free = link.decide(free_memory() if link.place == 0 else 0)
         heavy = large(self.namespace, self._given, self.options.out, link.size + 1, free)
         return together(self.namespace, {**heavy, **asked}, self._stayed)
+
+    @contextmanager
+    def at_end(self) -> Iterator[Mapping[int, Tensor] | None]:
+        """See `Report`. None in a backward pass, and where models stay on their ranks."""
+        with torch._C.DisableTorchFunction():
+            if in_backward() or (not self.channel.in_mesh and self._staying()):
+                yield None
+                return
+            with self.build.undone(), whole_beside(self.namespace) as others:
+                yield others
 
     def _divide(self, models: dict[str, nn.Module], layers: Sequence[Layer], costs: Sequence[float]) -> None:
         for layer in layers:
@@ -219,6 +232,10 @@ class End:
     refused: bool
     streams: str
     transfers: str
+
+
+def in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 class Met(Protocol):

@@ -1,9 +1,10 @@
-"""At the end of a cell: make what it leaves behind real on every rank again, in place."""
+"""At the end of a cell: make what it leaves behind real on every rank again, in place. Before the end: beside it."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch.utils import swap_tensors
 
 from nbpar.errors import Unsupported
 
-from .channel import channel
-from .home import fill, give, is_split, owner, release
+from .channel import agree, channel
+from .home import borrowed, fill, give, home, is_split, owner, release, spare_of
 from .place import weak_lists_off
 from .reach import reach
 from .transfer import forget
@@ -29,6 +30,9 @@ class _View:
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    def on(self, memory: torch.UntypedStorage) -> Tensor:
+        return torch.empty(0, dtype=self.dtype, device=memory.device).set_(memory, self.offset, self.shape, self.stride)
 
 
 def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
@@ -45,9 +49,7 @@ def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
     recurrent = [thing for thing in found if isinstance(thing, nn.RNNBase)]
     del found
     flags = [value.requires_grad for value in values]
-    for value in values:
-        if value.is_leaf and value.grad is not None:
-            give(value.grad, owner(value))
+    _own_gradients(values)
     owned = [value for value in values if owner(value) is not None]
     for value in values:
         _cut(value)
@@ -73,6 +75,48 @@ def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
     return total
 
 
+def _own_gradients(values: Sequence[Tensor]) -> None:
+    """A gradient is where its tensor is: a backward pass does not say so."""
+    for value in values:
+        if value.is_leaf and value.grad is not None:
+            give(value.grad, home(value))
+
+
+@contextmanager
+def whole_beside(namespace: Mapping[str, Any]) -> Iterator[dict[int, Tensor] | None]:
+    """What `make_whole` would make of tensors if it were called now, by their ids, of those that it would change; they are as they
+    are. None where it would fail, or ranks do not lead to the same ones. Collective.
+    """
+    values = [thing for thing in reach(namespace) if isinstance(thing, Tensor)]
+    _own_gradients(values)
+    owned: dict[int, list[Tensor]] = {rank: [] for rank in range(channel().size)}
+    lost = False
+    for value in values:
+        try:
+            if (rank := owner(value)) is not None:
+                owned[rank].append(value)
+        except Unsupported:
+            lost = True
+    if lost or not agree(channel().gather({rank: [tuple(value.shape) for value in mine] for rank, mine in owned.items()})):
+        yield None
+        return
+    others = {id(value): _as(value, value.detach()) for value in values if value.grad_fn is not None}
+    with borrowed(spare_of(value) for mine in owned.values() for value in mine):
+        for rank, mine in owned.items():
+            for views, memory, _ in _arriving(mine, rank):
+                if memory is not None:
+                    others.update((id(value), _as(value, view.on(memory))) for view in views for value in (mine[view.index],))
+        yield others
+
+
+def _as(value: Tensor, other: Tensor) -> Tensor:
+    """`other`, as `value` will be once its graph is gone."""
+    flag = value.requires_grad
+    made = nn.Parameter(other, flag) if isinstance(value, nn.Parameter) else other.requires_grad_(flag)
+    made.__dict__.update(value.__dict__)
+    return made
+
+
 def _cut(value: Tensor) -> None:
     """Leave the graph: it holds the parameters, which cannot be replaced while it lives."""
     if value.grad_fn is not None:
@@ -91,26 +135,29 @@ def _part(values: Sequence[Tensor], stay: Sequence[Any]) -> None:
 
 
 def _share(values: list[Tensor], rank: int, stuck: list[tuple[Tensor, Tensor]]) -> int:
-    """Everything of one rank, storage by storage: it tells which tensors lie where, and sends the bytes."""
-    link = channel()
-    mine = link.rank == rank
+    """Everything of one rank. Gives the bytes."""
     total = 0
-    for size, views in link.tell(_storages(values) if mine else None, rank):
-        storage = values[views[0].index].untyped_storage()
-        data = torch.empty(size, dtype=torch.uint8, device="meta")
-        data = link.broadcast(_all_bytes(storage) if mine else data, rank)
+    for views, memory, size in _arriving(values, rank):
         total += size
-        memory = None if mine else fill([values[view.index] for view in views], data)
         for view in views:
             value = values[view.index]
             if memory is None:
                 release(value)
-                continue
-            whole = torch.empty(0, dtype=view.dtype, device=link.device)
-            whole.set_(memory, view.offset, view.shape, view.stride)
-            if not _become(value, whole):
+            elif not _become(value, whole := view.on(memory)):
                 stuck.append((value, whole))
     return total
+
+
+def _arriving(values: Sequence[Tensor], rank: int) -> Iterator[tuple[list[_View], torch.UntypedStorage | None, int]]:
+    """Storage by storage, the rank that owns these values tells which of them lie where, and sends the bytes. Gives the values, the
+    memory that holds them here now, None on the owner, and its size."""
+    link = channel()
+    mine = link.rank == rank
+    for size, views in link.tell(_storages(values) if mine else None, rank):
+        storage = values[views[0].index].untyped_storage()
+        data = torch.empty(size, dtype=torch.uint8, device="meta")
+        data = link.broadcast(_all_bytes(storage) if mine else data, rank)
+        yield views, None if mine else fill([values[view.index] for view in views], data), size
 
 
 def _storages(values: Sequence[Tensor]) -> list[tuple[int, list[_View]]]:
@@ -130,9 +177,7 @@ def _all_bytes(storage: torch.UntypedStorage) -> Tensor:
 
 def _become(value: Tensor, whole: Tensor) -> bool:
     """`value` becomes `whole` under the same object; False if a graph holds it."""
-    flag = value.requires_grad
-    made = nn.Parameter(whole, flag) if isinstance(value, nn.Parameter) else whole.requires_grad_(flag)
-    made.__dict__.update(value.__dict__)
+    made = _as(value, whole)
     if value._backward_hooks is not None:
         made._backward_hooks = value._backward_hooks
     for collect in (lambda: None, gc.collect):  # a graph may be held by a reference cycle

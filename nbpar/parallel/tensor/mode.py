@@ -15,7 +15,7 @@ from nbpar.errors import OptionError, PeerFailed, Unsupported, suggest
 from nbpar.parallel.files import new_notes, written_once
 from nbpar.parallel.model.keep import refusal
 from nbpar.parallel.model.layers import nests
-from nbpar.parallel.model.session import meet
+from nbpar.parallel.model.session import in_backward, meet
 from nbpar.parallel.patch import patched
 from nbpar.parallel.report import Report
 
@@ -23,7 +23,7 @@ from .above import lists_may_hold_sharded
 from .layers import in_parallel
 from .ranks import Ranks, opened
 from .split import Split, whole_for_a_call
-from .whole import make_whole
+from .whole import make_whole, whole_beside
 
 KNOWN = ("how", "group", "checked", "failed", "keep", "out")
 
@@ -54,6 +54,7 @@ def splitting(ranks: Ranks, namespace: dict[str, Any], report: Report, failed: o
     if why := refusal("--how tensor", namespace):
         raise Unsupported(why)
     session = Session(ranks, namespace, report)
+    report.at_end = session.at_end
     tell: Any = failed or (lambda error: None)
     report.details["whole"] = False  # until the end: a caller must not use what a cell left that is not whole
     with opened(session.ranks):
@@ -122,6 +123,15 @@ class Session:
             self.split.everything()
         elif module not in self.split.considered:
             self.split.model(type(module).__name__, module)
+
+    @contextmanager
+    def at_end(self) -> Iterator[Mapping[int, torch.Tensor] | None]:
+        """See `Report`. None in a backward pass."""
+        if in_backward():
+            yield None
+            return
+        with whole_beside(self.namespace, self.split.replaced) as others:
+            yield others
 
     def end(self, error: BaseException | None, tell: Callable[[BaseException], None]) -> None:
         """The ranks compare how it ended, and what it leaves becomes whole; after an error too, as one process keeps that."""

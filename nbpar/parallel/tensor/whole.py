@@ -1,8 +1,10 @@
-"""At the end of a cell: what it leaves becomes the notebook's own whole tensors again, under the same objects."""
+"""At the end of a cell: what it leaves becomes the notebook's own whole tensors again, under the same objects. Before the end:
+beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,8 +12,12 @@ from torch import Tensor, nn
 from torch.utils import swap_tensors
 
 from nbpar.errors import Unsupported
+from nbpar.parallel.model.channel import agree
+from nbpar.parallel.model.home import borrowed
 from nbpar.parallel.model.reach import reach
 
+from .above import OWN
+from .ranks import ranks
 from .sharded import Sharded, Shards
 from .split import replaced
 
@@ -21,7 +27,7 @@ def make_whole(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> None:
 
     Raises Unsupported if a graph that is still alive holds a parameter.
     """
-    values = list({id(thing): thing for thing in (*reach(namespace), *more) if isinstance(thing, Tensor)}.values())
+    values = _values(namespace, more)
     sharded = [value for value in values if isinstance(value, Sharded)]
     if not sharded:
         return
@@ -37,10 +43,10 @@ def make_whole(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> None:
     for value, flag in zip(sharded, flags, strict=True):
         whole = memories.get(id(value._shards))
         if whole is None:
-            whole = memories[id(value._shards)] = _home(value._shards)
+            whole = memories[id(value._shards)] = _home(value._shards, value._shards.value())
         for step in value._path:
             whole = step(whole)
-        made = nn.Parameter(whole, flag) if isinstance(value, nn.Parameter) else whole.detach().requires_grad_(flag)
+        made = _as(value, whole, flag)
         stuck |= not replaced(value, made)
     for value, gradient in gradients:
         value.grad = gradient
@@ -51,6 +57,42 @@ def make_whole(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> None:
         )
 
 
+@contextmanager
+def whole_beside(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> Iterator[dict[int, Tensor] | None]:
+    """What `make_whole` would make of tensors if it were called now, by their ids, of those that it would change; they are as they
+    are. None where ranks do not lead to the same ones. Collective.
+    """
+    values = _values(namespace, more)
+    sharded = [value for value in values if isinstance(value, Sharded)]
+    if not agree(ranks().channel.gather([tuple(value.shape) for value in sharded])):
+        yield None
+        return
+    others = {
+        id(value): value.detach().requires_grad_(value.requires_grad)
+        for value in values
+        if value.grad_fn is not None and not isinstance(value, Sharded)
+    }
+    memories: dict[int, Tensor] = {}
+    with borrowed(value._shards.spare for value in sharded):
+        for value in sharded:
+            whole = memories.get(id(value._shards))
+            if whole is None:
+                whole = memories[id(value._shards)] = _home(value._shards, value._shards.unnoticed())
+            for step in value._path:
+                whole = step(whole)
+            made = others[id(value)] = _as(value, whole, value.requires_grad)
+            made.__dict__.update({name: thing for name, thing in value.__dict__.items() if name not in OWN})
+        yield others
+
+
+def _values(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> list[Tensor]:
+    return list({id(thing): thing for thing in (*reach(namespace), *more) if isinstance(thing, Tensor)}.values())
+
+
+def _as(value: Tensor, whole: Tensor, flag: bool) -> Tensor:
+    return nn.Parameter(whole, flag) if isinstance(value, nn.Parameter) else whole.detach().requires_grad_(flag)
+
+
 def _cut(value: Tensor) -> None:
     """Leave the graph: it holds the parameters, which cannot be replaced while it lives."""
     if value._is_view():
@@ -59,9 +101,9 @@ def _cut(value: Tensor) -> None:
         value.detach_()
 
 
-def _home(shards: Shards) -> Tensor:
+def _home(shards: Shards, whole: Tensor) -> Tensor:
     """The whole, in the memory that the notebook's tensor had before, if it had any."""
-    whole, storage = shards.value(), shards.spare
+    storage = shards.spare
     if storage is None or storage.nbytes() not in (0, whole.nbytes):
         return whole
     if not storage.nbytes():
