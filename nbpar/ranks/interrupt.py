@@ -10,7 +10,6 @@ from typing import Any
 
 from nbpar.ranks.guard import interrupted
 
-
 HALF = "torch._dynamo"  # torch imports it at its first optimiser step, takes a second, and cannot do so again after an interrupt
 AGAIN = 0.1  # seconds
 
