@@ -55,6 +55,11 @@ class Piece:
         return isinstance(self.value, str)
 
     @property
+    def look(self) -> str:
+        """Equal for pieces that look equal."""
+        return self.value if isinstance(self.value, str) else repr(self.value)
+
+    @property
     def ended(self) -> bool:
         """Whether nothing can be added to it."""
         return not self.text or self.value.endswith(("\n", "\r"))
@@ -200,24 +205,25 @@ class Fold:
 
     def _groups(self, ranks: Iterable[int]) -> list[list[int]]:
         """Ranks by their next piece."""
-        groups: list[list[int]] = []
+        groups: dict[tuple[str, bool, str], list[int]] = {}
         for rank in ranks:
-            same = next((group for group in groups if self._queues[group[0]][0] == self._queues[rank][0]), None)
-            if same is None:
-                groups.append([rank])
-            else:
-                same.append(rank)
-        return groups
+            piece = self._queues[rank][0]
+            groups.setdefault((piece.name, piece.bar, piece.look), []).append(rank)
+        return list(groups.values())
 
     def _strangers(self) -> list[list[int]]:
-        """Groups whose next piece no other rank is about to print; all groups, if there is no such one."""
+        """Groups whose next piece no rank outside of them is about to print; all groups, if there is no such one."""
         groups = self._groups(self._queues)
-        alone = [group for group in groups if not self._expected(self._queues[group[0]][0], group)]
-        return alone or groups
-
-    def _expected(self, piece: Piece, group: list[int]) -> bool:
-        """Whether a rank outside the group is about to print it."""
-        return any(piece in islice(queue, 1, AHEAD) for rank, queue in self._queues.items() if rank not in group)
+        whose: dict[str, set[int]] = {}
+        for group in groups:
+            whose.setdefault(self._queues[group[0]][0].look, set()).update(group)
+        expected = set()
+        for rank, queue in self._queues.items():
+            for piece in islice(queue, 1, AHEAD):
+                look = piece.value if piece.value.__class__ is str else piece.look  # many thousand times a second
+                if look in whose and rank not in whose[look]:
+                    expected.add(look)
+        return [group for group in groups if self._queues[group[0]][0].look not in expected] or groups
 
     def _advance(self, ranks: list[int]) -> None:
         """The next piece of ranks that have waited long enough."""
