@@ -1,37 +1,10 @@
-"""Notebook cells as plain text: a setup cell and a training cell each, as a person would write them."""
+"""Programs as people write them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-START = """
-import copy, math, os, random
-import numpy as np
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-torch.set_default_dtype(torch.float64)
-torch.manual_seed(0); random.seed(0); np.random.seed(0)
-"""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """tolerance: the largest difference from one process. split: whether its calls are split, or "whole"."""
-
-    name: str
-    setup: str
-    train: str
-    options: dict[str, Any] = field(default_factory=dict)
-    tolerance: float = 1e-12
-    split: bool = True
-    ignore: tuple[str, ...] = ()
-
-    @property
-    def first(self) -> str:
-        return START + self.setup
-
+from tests.cells import Cell
 
 CELLS: dict[str, Cell] = {}
 
@@ -176,7 +149,13 @@ model = Tagger()
 """
 
 cell("mlp", ROWS + MLP + SGD, STEPS)
-cell("mlp, adamw", ROWS + MLP + ADAMW, STEPS, tolerance=1e-9)
+cell(
+    "mlp, adamw",
+    ROWS + MLP + ADAMW,
+    STEPS,
+    tolerance=1e-9,
+    why="AdamW divides by the root of squared gradients",
+)
 cell("cnn with batchnorm and dropout", IMAGES + CNN + SGD, STEPS)
 cell("resnet", IMAGES + RESNET + SGD, STEPS)
 cell("transformer encoder", SEQUENCES + ENCODER + SGD, STEPS)
@@ -290,7 +269,7 @@ for x, target in batches:
         loss.backward()
         return loss
     losses.append(opt.step(closure).item())
-""", tolerance=1e-8,
+""", tolerance=1e-8, why="a line search divides by differences of gradients",
 )  # fmt: skip
 cell(
     "gradient accumulation", ROWS + MLP + SGD,
@@ -549,7 +528,7 @@ for x, target in batches:
     loss.backward()
     opt.step()
     losses.append(loss.item())
-""", tolerance=2e-2,
+""", tolerance=2e-2, why="bfloat16 has 8 bits",
 )  # fmt: skip
 cell(
     "lstm, sequence first, hidden state carried", """

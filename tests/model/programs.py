@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from nbpar import parallel
 from nbpar.errors import Unsupported
 from nbpar.parallel.model import mode
 from nbpar.parallel.report import Report
+from tests.bell import Bell
 
-from .harness import Bell, notebook, plain
-from .zoo import GPT, MLP, SGD, TRAIN
+from .zoo import GPT, IMPORTS, MLP, SGD, TRAIN
 
 TWO_STEPS = """
 for _ in range(2):
@@ -28,22 +29,52 @@ for _ in range(2):
 """
 
 
-def gpt(width: int, layers: int, words: int) -> str:
-    """A GPT of that size with AdamW, as a notebook."""
-    model = f"model = GPT(V={words}, d={width}, h=4, L={layers}, T=12)"
-    text = GPT.replace("model = GPT()", model).replace("reshape(-1, 40)", f"reshape(-1, {words})")
-    return text + "opt = torch.optim.AdamW(model.parameters())\n"
+def notebook(setup: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(IMPORTS + setup, "<notebook>", "exec"), names)
+    return names
 
 
-def bytes_held(width: int, layers: int, words: int) -> tuple[int, int]:
-    """Bytes of parameters, gradients and optimiser state on this rank after two steps, and of one process."""
-    names = notebook(gpt(width, layers, words))
-    with mode({}, names):
+def plain(setup: str, cell: str) -> tuple[dict[str, Any], str]:
+    """What a cell leaves in one process, and prints."""
+    names = notebook(setup)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(cell, "<cell>", "exec"), names)
+    return names, out.getvalue()
+
+
+def gpt(width: int, layers: int, words: int) -> tuple[str, str]:
+    """A GPT of that size with AdamW: what the notebook has beside it, and the lines that make it."""
+    made = f"model = GPT(V={words}, d={width}, h=4, L={layers}, T=12)"
+    before, made, after = GPT.replace("model = GPT()", made).replace("reshape(-1, 40)", f"reshape(-1, {words})").partition(made)
+    return before + after, made + "\nopt = torch.optim.AdamW(model.parameters())\n"
+
+
+def bytes_held(width: int, layers: int, words: int) -> dict[str, int]:
+    """Bytes on this rank (held) and of one process (whole) after two steps: parameters, gradients and optimiser state.
+
+    The GPT is made in the cell. grown: by so many the process has grown at most, while it was made and first called.
+    """
+    setup, made = gpt(width, layers, words)
+    names = notebook(setup)
+    with mode({"keep": "model,opt"}, names):
+        before = resident()
+        exec(made + "with torch.no_grad(): model(x)", names)
+        grown = resident(peak=True) - before
         exec(TWO_STEPS, names)
         with torch._C.DisableTorchFunction():
             held = _bytes(names, lambda value: not value.is_meta)
             whole = _bytes(names, lambda value: True)
-    return held, whole
+            weights = sum(value.nbytes for value in names["model"].parameters())
+    return {"held": held, "whole": whole, "weights": weights, "grown": grown}
+
+
+def resident(peak: bool = False) -> int:
+    """Bytes of memory that this process has now, or the most since it was asked last for what it has."""
+    if not peak:
+        Path("/proc/self/clear_refs").write_text("5")
+    (kib,) = re.findall(r"^VmHWM:\s+(\d+) kB" if peak else r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    return int(kib) * 1024
 
 
 def _bytes(names: dict[str, Any], counts: Any) -> int:

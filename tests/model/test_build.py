@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nbpar.parallel.model import build, mode
-from tests.model.harness import Outcome, compare, notebook
+from tests.cells import Cell
+from tests.equal import Outcome, compare
+from tests.model.programs import notebook
 from tests.ranks import run_ranks
 
 CLASSES = """
@@ -102,7 +104,7 @@ print(average(x).sum().item())
 
 
 def cases() -> dict[str, Outcome]:
-    return {name: compare(setup, cell, {"build": 0}) for name, (setup, cell) in CASES.items()}
+    return {name: compare(Cell(name, setup, cell), "model", {"build": 0}) for name, (setup, cell) in CASES.items()}
 
 
 def test_values_and_random_states_are_those_of_one_process() -> None:

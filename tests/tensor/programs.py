@@ -10,8 +10,7 @@ from torch import Tensor
 from nbpar.errors import OptionError
 from nbpar.parallel.model import mode
 from nbpar.parallel.tensor.sharded import Sharded
-from tests.model.harness import notebook, plain
-from tests.model.programs import TWO_STEPS, gpt
+from tests.model.programs import TWO_STEPS, gpt, notebook, plain
 from tests.model.zoo import MLP, SGD
 
 
@@ -26,7 +25,7 @@ def bytes_of(value: Tensor) -> tuple[int, int]:
 
 def bytes_held(width: int, layers: int, words: int) -> dict[str, tuple[int, int]]:
     """Bytes of parameters, gradients and optimiser state of a GPT after two steps, on this rank and in one process."""
-    names = notebook(gpt(width, layers, words))
+    names = notebook("".join(gpt(width, layers, words)))
     with mode({"how": "tensor"}, names):
         exec(TWO_STEPS, names)
         weights = list(names["model"].parameters())
