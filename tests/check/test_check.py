@@ -22,26 +22,36 @@ def train(steps):
         loss.backward()
         opt.step()
 """
-MODES = ["data", "model"]
+TENSOR, HYBRID = "model --how tensor", "hybrid --mesh 2x2"
+MODES = ["data", "model", TENSOR]
 
-MOVE = "nbpar.parallel.model.transfer.Move"
+AVERAGE = "nbpar.parallel.data.gradients", "average"
+MOVE, RECEIVE = "nbpar.parallel.model.transfer.Move", ("nbpar.parallel.model.channel.Channel", "receive")
+SHARDING = "nbpar.parallel.tensor.ranks.Ranks"
 # By mode and fault: what is replaced on all ranks by a plain cell before, and what it does then. The check that mode data makes
 # at a model's first call would find a swapped row, so it comes later.
 FAULTS = {
-    ("data", "a factor"): ("nbpar.parallel.data.gradients", "average", "true(*args); [grad.mul_(1.01) for grad in args[0]]"),
-    ("data", "a missed gradient"): ("nbpar.parallel.data.gradients", "average", "true(args[0][1:], *args[1:])"),
+    ("data", "a factor"): (*AVERAGE, "true(*args); [grad.mul_(1.01) for grad in args[0]]"),
+    ("data", "a missed gradient"): (*AVERAGE, "true(args[0][1:], *args[1:])"),
     ("data", "a swapped row"): (
-        "nbpar.parallel.data.border.Leave", "forward", "calls.append(1); return true(*args)[order if len(calls) > 3 else ...]"
+        "nbpar.parallel.data.border.Leave", "forward",
+        "calls.append(1); return swap(true(*args)) if len(calls) > 3 else true(*args)",
     ),
     ("model", "a factor"): (MOVE, "backward", "return true(args[0], give(args[1] * 1.01, args[0].way[1]))"),
     ("model", "a missed gradient"): (MOVE, "backward", "return true(args[0], give(args[1] * 0, args[0].way[1]))"),
-    ("model", "a swapped row"): ("nbpar.parallel.model.channel.Channel", "receive", "return true(*args)[order]"),
+    ("model", "a swapped row"): (*RECEIVE, "return swap(true(*args))"),
+    (TENSOR, "a factor"): (SHARDING, "all_reduce", "return true(*args) * 1.01"),
+    (TENSOR, "a missed gradient"): ("nbpar.parallel.tensor.functions.Spread", "backward", "return true(args[0], args[1] * 0)"),
+    (TENSOR, "a swapped row"): (SHARDING, "gather", "whole = true(*args); return swap(whole) if len(whole) == 26 else whole"),
+    (HYBRID, "a factor"): (*AVERAGE, "true(*args); [grad.mul_(1.01) for grad in args[0]]"),
+    (HYBRID, "a missed gradient"): (MOVE, "backward", "return true(args[0], give(args[1] * 0, args[0].way[1]))"),
+    (HYBRID, "a swapped row"): (*RECEIVE, "return swap(true(*args))"),
 }  # fmt: skip
 PLANT = """%%parallel
-import torch, nbpar.parallel.data, nbpar.parallel.model
+import torch, nbpar.parallel.hybrid
 from nbpar.parallel.model.home import give
 source = '''
-def planted(true, give, order, calls):
+def planted(true, give, swap, calls):
     def faulty(*args):
         {does}
     return faulty
@@ -49,7 +59,7 @@ def planted(true, give, order, calls):
 names = dict()
 exec(compile(source, "<planted>", "exec"), names)  # a line of no cell, which messages would be told apart by
 torch.true = vars({where})["{name}"]
-faulty = names["planted"]({where}.{name}, give, [1, 0, *range(2, 26)], [])
+faulty = names["planted"]({where}.{name}, give, lambda rows: rows[[1, 0, *range(2, len(rows))]], [])
 {where}.{name} = staticmethod(faulty) if isinstance(torch.true, staticmethod) else faulty"""
 MEND = "%%parallel\nimport torch, nbpar.parallel.data, nbpar.parallel.model\n{where}.{name} = torch.true"
 
@@ -113,8 +123,12 @@ w.data -= 0.1 * w.grad"""
     assert text.startswith("differs from one process at the end: parent by ")
 
 
-@pytest.mark.parametrize(("mode", "fault"), FAULTS)
+@pytest.mark.parametrize(("mode", "fault"), [(mode, fault) for mode, fault in FAULTS if mode != HYBRID])
 def test_a_planted_fault_is_found(trained: Notebook, mode: str, fault: str) -> None:
+    plant(trained, mode, fault)
+
+
+def plant(trained: Notebook, mode: str, fault: str) -> None:
     where, name, does = FAULTS[mode, fault]
     trained.run(SETUP)
     trained.run(PLANT.format(where=where, name=name, does=does))
@@ -153,3 +167,12 @@ def test_nothing_is_left_behind(trained: Notebook) -> None:
     children = [int(pid) for rank in pids for pid in Path(f"/proc/{rank}/task/{rank}/children").read_text().split()]
     assert not children
     assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("nbpar-check-")]
+
+
+def test_a_mesh_is_checked_and_its_faults_are_found(trained: Notebook) -> None:
+    trained.run("%parallel start -n 4\n" + SETUP)
+    text = verdict(trained, f"{HYBRID} --check", "train(5)")
+    assert text.startswith("same as one process after 3 steps: ") and largest(text) < 1e-13
+    for mode, fault in FAULTS:
+        if mode == HYBRID:
+            plant(trained, mode, fault)
