@@ -505,6 +505,47 @@ with torch.no_grad():
 print(f"accuracy {hits / total:.4f}")
 """,
 )  # fmt: skip
+EVALUATE = """
+for part in parts:
+    part.eval()
+with torch.no_grad():
+"""
+PARTS = MLP + "parts = model, other = model, nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5))\n"
+cell(
+    "evaluation, rows concatenated", ROWS + PARTS,
+    EVALUATE + """    outputs = torch.cat([model(x) for x, _ in batches])
+    rows = [row.tolist() for x, _ in batches for row in other(x)]
+print(outputs.shape, outputs.argmax(1).tolist())
+""",
+)  # fmt: skip
+cell(
+    "evaluation, outputs added", ROWS + PARTS,
+    EVALUATE + """    outputs = [model(x) + other(x) for x, _ in batches]
+    votes = sum(part(X).softmax(1).sum(0) for part in parts)
+print(len(outputs), outputs[0].shape)
+""",
+)  # fmt: skip
+cell(
+    "evaluation, outputs averaged", ROWS + PARTS,
+    EVALUATE + """    outputs = torch.stack([part(X) for part in parts]).mean(0)
+    means = torch.stack([(model(x).mean(0) + other(x).mean(0)) / 2 for x, _ in batches])
+    losses = [F.cross_entropy(model(x), target).item() for x, target in batches]
+    mean = sum(losses) / len(losses)
+print(f"{mean:.6f}", outputs.shape)
+""",
+)  # fmt: skip
+cell(
+    "evaluation in inference mode, sums kept", ROWS + PARTS,
+    """
+model.eval()
+total, count = torch.zeros(4), 0
+with torch.inference_mode():
+    for x, target in batches:
+        total += model(x).sum(0)
+        count += len(x)
+mean = (total / count).clone()
+""",
+)  # fmt: skip
 cell(
     "raw leaf tensors (--batch)", ROWS + """
 w, b = torch.randn(6, 4, requires_grad=True), torch.zeros(4, requires_grad=True)

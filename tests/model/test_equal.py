@@ -40,6 +40,10 @@ REASONS = {
     "branch (layers)": "Branch changes",
     "masked mean, masks full at first": "a mean over some entries",
     "style: loss inside, dict, ignored later": "where labels are negative",
+    "style: forward hook, inner": "has hooks",
+    "style: in place on its input": "it changes its arguments",
+    "style: weight changed in place": "it changes its weights",
+    "style: parameter replaced inside": "it replaces its weights",
 }
 IN_PIECES = ("mlp (layers)", "encoder, without dropout", "gpt, without dropout", "lstm, without dropout")
 MIXING = """

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from nbpar.parallel.data import context
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.subject import Subject
-from nbpar.parallel.model.micro import Micro, Whole
+from nbpar.parallel.model.micro import Micro
 from nbpar.parallel.model.transfer import forget
+from nbpar.parallel.model.trial import Whole
 
 
 class Places(Protocol):
@@ -74,10 +75,10 @@ class Pieces(Micro):
             reasons.append("replicas join its pieces in different ways")
         return (None, reasons[0]) if reasons else found[0]
 
-    def _try(self, module: nn.Module, run: Callable[[], Any]) -> Any:
+    def _try(self, module: nn.Module, given: list[Tensor], run: Callable[[], Any]) -> Any:
         call = context.running
         if call is None:
-            return super()._try(module, run)
+            return super()._try(module, given, run)
 
         def counted() -> Any:
             before = call.ranks.counts["inside"]
@@ -86,7 +87,7 @@ class Pieces(Micro):
                 raise Whole("it takes means over the rows of all replicas")
             return result
 
-        return super()._try(module, counted)
+        return super()._try(module, given, counted)
 
 
 def everywhere(value: Any) -> list[Any]:

@@ -9,31 +9,25 @@ result the model is called whole, and a line says why.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .channel import channel
 from .dispatch import Dispatch
 from .failures import together
 from .operands import tensors
+from .trial import Whole, known_to_mix, no_trace, nothing_is_zero
 
 Call = Callable[..., Any]
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 _WEIGHT = -1  # a layout: the mean of the pieces' numbers, weighted by rows; else the dimension along which they are joined
-
-
-class Whole(Exception):
-    """Why a model is called whole, in words."""
 
 
 class Micro:
@@ -83,16 +77,17 @@ class Micro:
         layout: list[int] | None = None
         why = ""
         try:
-            _known_to_mix(module)
-            with torch.no_grad(), _nothing_is_zero(module):
-                whole = self._try(module, lambda: run(*args, **kwargs))
-                parts = self._try(module, lambda: [run(*a, **k) for a, k in pieces])
-            rows = next(value.shape[0] for value in tensors((args, kwargs)) if value.dim())
+            known_to_mix(module)
+            given = list(tensors((args, kwargs)))
+            with torch.no_grad(), nothing_is_zero(module):
+                whole = self._try(module, given, lambda: run(*args, **kwargs))
+                parts = self._try(module, given, lambda: [run(*a, **k) for a, k in pieces])
+            rows = next(value.shape[0] for value in given if value.dim())
             layout = _layout(whole, parts, _shares(rows, len(pieces)))
             if _WEIGHT in layout:
                 self._with_holes(module, args, kwargs, len(pieces), run)
         except Whole as reason:
-            why = str(reason)
+            layout, why = None, str(reason)
         layout, why = self._agreed(layout, why)
         if why:
             self.say(f"micro-batches: {type(module).__name__} is called whole, as {why}")
@@ -104,10 +99,11 @@ class Micro:
         rows = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim())
         pieces = _pieces([_pierced(leaf) if _rows(leaf, rows) else leaf for leaf in leaves], tree, rows, count)
         args, kwargs = tree_unflatten([_pierced(leaf) if _rows(leaf, rows) else leaf for leaf in leaves], tree)
+        given = list(tensors((args, kwargs)))
         try:
-            with torch.no_grad(), _nothing_is_zero(module):
-                whole = self._try(module, lambda: run(*args, **kwargs))
-                parts = self._try(module, lambda: [run(*a, **k) for a, k in pieces])
+            with torch.no_grad(), nothing_is_zero(module):
+                whole = self._try(module, given, lambda: run(*args, **kwargs))
+                parts = self._try(module, given, lambda: [run(*a, **k) for a, k in pieces])
         except Whole:
             return  # it does not take zeros
         try:
@@ -119,12 +115,12 @@ class Micro:
         """The layout, or None and a reason."""
         return layout, why
 
-    def _try(self, module: nn.Module, run: Callable[[], Any]) -> Any:
+    def _try(self, module: nn.Module, given: list[Tensor], run: Callable[[], Any]) -> Any:
         """A run that leaves no trace. Raises Whole if it would, on all ranks alike."""
 
         def tried() -> Any:
             reads = self.dispatch.reads
-            with _no_trace(module):
+            with no_trace(module, given):
                 result = run()
                 read = self.dispatch.reads != reads
             if read:
@@ -202,64 +198,6 @@ def _kind(leaf: Any, rows: int) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.dtype, tuple(size == rows for size in leaf.shape)
     return leaf if isinstance(leaf, (int, float, str, bool, type(None))) else type(leaf)
-
-
-def _known_to_mix(module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None):
-            raise Whole(f"{name or 'it'} ({type(part).__name__}) uses statistics of the whole batch")
-
-
-@contextmanager
-def _nothing_is_zero(module: nn.Module) -> Iterator[None]:
-    """Parameters that are zero would hide that rows are mixed: for the trial they are not."""
-    zero = [value for value in module.parameters() if not value.any()]
-    for i, value in enumerate(zero):
-        value.fill_(0.1 / (i + 1))
-    try:
-        yield
-    finally:
-        for value in zero:
-            value.zero_()
-
-
-@contextmanager
-def _no_trace(module: nn.Module) -> Iterator[None]:
-    """Raises Whole if the model's state or a random stream changed; puts everything back in any case."""
-    parts = list(module.modules())
-    fields = [(part, dict(part.__dict__)) for part in parts]
-    held = [(part, dict(part._buffers)) for part in parts]
-    buffers = [(value, value.clone()) for value in module.buffers()]
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    why = ""
-    try:
-        yield
-    finally:
-        for part, before in fields:
-            if part.__dict__.keys() != before.keys() or any(part.__dict__[k] is not v for k, v in before.items()):
-                why = f"{type(part).__name__} changes its attributes"
-                part.__dict__.clear()
-                part.__dict__.update(before)
-        for part, own in held:
-            part._buffers.update(own)
-        for value, copy in buffers:
-            if not torch.equal(value, copy):
-                why = why or "its buffers change"
-                value.copy_(copy)
-        if not torch.equal(torch.get_rng_state(), states[0]) or random.getstate() != states[1]:
-            why = why or _draws(module)
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
-    if why:
-        raise Whole(why)
-
-
-def _draws(module: nn.Module) -> str:
-    for name, part in module.named_modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p:
-            return f"{name} (Dropout) draws for the whole batch at once"
-    return "it draws random numbers for the whole batch at once"
 
 
 def _layout(whole: Any, parts: list[Any], shares: list[float]) -> list[int]:

@@ -26,7 +26,7 @@ from .remote import Result
 from .transfer import bring
 
 _SECOND_DERIVATIVES = frozenset({"create_graph", "hessian", "jacobian", "hvp", "vhp", "saved_tensors_hooks"})
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _NOT_THE_CELL = frozenset({"torch", "nbpar", "IPython", "ipykernel", "runpy", "threading"})
 NOT_ONE_STEP = object()
 
@@ -161,7 +161,7 @@ def _lent(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
 
 def _hooked(parts: Sequence[nn.Module], parameters: Sequence[Tensor]) -> bool:
     """Hooks that people set see every operation, on every rank."""
-    return any(getattr(part, hooks) for part in parts for hooks in _HOOKS) or any(
+    return any(getattr(part, hooks) for part in parts for hooks in HOOKS) or any(
         value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None) for value in parameters
     )
 
