@@ -1,7 +1,7 @@
 """docs/equality.md: programs × modes, and how far each is from one process. `python -m tools.equality`, some minutes.
 
 The programs are those of tests/zoo.py, run and compared as the tests of the modes do it (tests/equal.py), in float64. Each column
-is one launch of ranks, kept in build/equality, so that a run that was cut off goes on; `--fresh` begins anew.
+is one launch of ranks. What it finds is kept in build/equality, so that a run that was cut off goes on; `--fresh` begins anew.
 """
 
 from __future__ import annotations
@@ -52,30 +52,27 @@ COLUMNS = (
 )
 
 
-def measure(column: Column) -> dict[str, dict[str, Any]]:
+def measure(column: Column, cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """By program, the worst of the ranks: difference, whether it is rounding, where, remarks; or why there is none."""
     from tests.equal import run_all
     from tests.ranks import run_ranks
-    from tests.zoo import ZOO
 
-    ranks = run_ranks(column.ranks, run_all, ZOO, column.mode, dict(column.options), timeout=1200)
-    return {name: max((told(column, name, rank[name]) for rank in ranks), key=severity) for name in ZOO}
+    ranks = run_ranks(column.ranks, run_all, cells, column.mode, dict(column.options), timeout=1200)
+    return {name: max((told(column, cell, rank[name]) for rank in ranks), key=severity) for name, cell in cells.items()}
 
 
-def told(column: Column, name: str, outcome: Any) -> dict[str, Any]:
+def told(column: Column, cell: Any, outcome: Any) -> dict[str, Any]:
     from tests.equal import alike
-    from tests.zoo import ZOO
 
     if outcome.refused:
         return {"refused": outcome.refused}
     if outcome.error:
         return {"failed": outcome.error.splitlines()[0]}
-    loose = ZOO[name].why
-    bound = ZOO[name].tolerance if loose else column.tolerance
+    bound = cell.tolerance if cell.why else column.tolerance
     same = alike(*outcome.printed, bound)
     lines = [line for line in outcome.lines if not line.startswith("layers by")]
-    if loose and outcome.difference > column.tolerance:
-        lines.append(loose)
+    if cell.why and outcome.difference > column.tolerance:
+        lines.append(cell.why)
     equal = outcome.difference <= bound and same
     return {"difference": outcome.difference, "equal": equal, "at": outcome.at if same else "printed text", "lines": lines}
 
@@ -102,12 +99,16 @@ def main(arguments: list[str]) -> int:
 
 
 def kept(column: Column) -> dict[str, Any]:
-    """What `measure` gives, from the file of an earlier run if there is one."""
+    """By program what `measure` gives, or gave in an earlier run."""
+    from tests.zoo import ZOO
+
     file = KEPT / f"{re.sub('[^a-z0-9]+', '-', column.title)}.json"
-    if not file.exists():
-        print(f"{column.title} …", file=sys.stderr)
-        file.write_text(json.dumps(measure(column)), encoding="utf-8")
-    return dict(json.loads(file.read_text(encoding="utf-8")))
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if more := {name: cell for name, cell in ZOO.items() if name not in found}:
+        print(f"{column.title}: {len(more)} programs …", file=sys.stderr)
+        found |= measure(column, more)
+        file.write_text(json.dumps(found), encoding="utf-8")
+    return {name: found[name] for name in ZOO}
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
