@@ -172,6 +172,7 @@ PLAN = (
     Option("--mesh", "replicas x stages of a hybrid plan", str, "2x2"),
     Option("--micro", "micro-batches", int, "M"),
     Option("--schedule", "the order of micro-batches", str, "NAME", choices=("gpipe", "1f1b")),
+    Option("--how", "what is split: layers, or the columns of each", str, "HOW", choices=("layers", "tensor")),
     Option("--model", "the variable to plan for, where the notebook has several models", name, "NAME"),
     Option("--batch", "the variables that the model is called with", names, "X"),
 )

@@ -155,9 +155,10 @@ class Last:
     def _what_if(self) -> Section | None:
         from nbpar.display import whatif
 
-        if self.prediction is None or not any(layer.work for layer in self.prediction.layers):
+        plan = self.prediction
+        if plan is None or plan.columns or not any(layer.work for layer in plan.layers):
             return None
-        grid, state = whatif.predicted(self.prediction)
+        grid, state = whatif.predicted(plan)
         return Section("what-if", "What if? Other ranks, meshes, micro-batches and schedules (predicted)", (grid,), state)
 
     def _output(self) -> Section | None:

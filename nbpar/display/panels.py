@@ -86,9 +86,9 @@ def named(columns: tuple[str, ...], hosts: Sequence[str]) -> tuple[str, ...]:
 
 
 def of_plan(plan: Plan) -> Panels:
-    """A plan alone: split, memory and what-if."""
+    """A plan alone: split, memory and, where layers are whole, what-if."""
     sections = [split_section(plan), Section("memory", "Memory: what a rank needs (predicted)", (split.memory(plan),))]
-    if plan.figures.rows:
+    if plan.figures.rows and not plan.columns:
         grid, state = whatif.predicted(plan)
         sections.append(Section("what-if", "What if? Other ranks, meshes, micro-batches and schedules (predicted)", (grid,), state))
     return Panels(tuple(sections))

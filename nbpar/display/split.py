@@ -121,7 +121,7 @@ def rows(plan: Plan) -> Grid:
         )
         first += count
     how = "each replica has its own" if plan.mesh.data > 1 else "all go through every stage"
-    if plan.columns:
+    if plan.columns and plan.mesh.data == 1:
         how = "every rank takes all of them"
     if plan.micro > 1:
         how += f", in {plan.micro} micro-batches"

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nbpar.errors import OptionError, suggest
-from nbpar.parallel.model.layers import Layer, chain, divide, roots, sizes
+from nbpar.parallel.model.layers import chain, divide, roots, sizes
 from nbpar.parallel.model.reach import reach
-from nbpar.parallel.tensor.split import columns
+from nbpar.plan.columns import columns_of
 from nbpar.plan.figures import Figures
 from nbpar.plan.measure import fixed, measure
-from nbpar.plan.mesh import Mesh, mesh_of, shares
+from nbpar.plan.mesh import Mesh, mesh_of
 from nbpar.plan.plan import Plan, make
 
 MOST = 10_000  # objects looked at
@@ -57,21 +57,6 @@ def outline(
         figures = measure(model, batch, optimiser_of(model, values), rows=figures.rows or None)
     held = columns_of(parts, mesh.model, split) if options.get("how") == "tensor" and mesh.model > 1 else ()
     return Plan(mode, mesh, figures, owners, int(options.get("micro") or 1), columns=held)
-
-
-def columns_of(
-    parts: Iterable[Layer], ranks: int, split: Mapping[str, tuple[int, tuple[int, ...]]] | None
-) -> tuple[tuple[int, ...], ...]:
-    """Each rank's columns of each layer, as `--how tensor` splits it, or did; empty for a layer that is whole on every rank."""
-    found = []
-    for part in parts:
-        own = [(key, part.module._parameters.get(key), dim) for key, dim in columns(part.module).items()]
-        weights = [(key, value, dim) for key, value, dim in own if value is not None and value.dim() > 1]
-        if split is not None:
-            found.append(next((split[f"{part.name}.{key}"][1] for key, _, _ in weights if f"{part.name}.{key}" in split), ()))
-        else:
-            found.append(next((shares(value.shape[dim], ranks) for _, value, dim in weights if value.shape[dim] >= ranks), ()))
-    return tuple(found)
 
 
 def mesh_for(mode: str, ranks: int, options: Mapping[str, Any]) -> Mesh | None:

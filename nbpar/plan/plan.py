@@ -13,6 +13,7 @@ from nbpar.plan.mesh import Mesh, mesh_of, shares
 from nbpar.plan.schedule import SCHEDULES, Span, bubble, kept, simulate
 
 MODES = ("data", "model", "hybrid")
+HOWS = ("layers", "tensor")
 KINDS = ("weights", "buffers", "gradients", "state", "activations")
 
 
@@ -56,20 +57,22 @@ class Plan:
 
     def _memory(self, replica: int, stage: int) -> dict[str, int]:
         if self.columns:
-            return self._columns_memory(stage)
+            return self._columns_memory(replica, stage)
         own = [k for k, owner in enumerate(self.owners) if owner == stage]
         amounts = {kind: sum(getattr(self.layers[k], kind) for k in own) for kind in KINDS}
         alive = kept(self.schedule, self.mesh.model, self.micro, stage) if self.micro > 1 else 1.0
         amounts["activations"] = round(alive * sum(self.activations(k, self.rows[replica]) for k in own))
         return amounts
 
-    def _columns_memory(self, rank: int) -> dict[str, int]:
+    def _columns_memory(self, replica: int, rank: int) -> dict[str, int]:
         """Buffers and the outputs of layers are whole on every rank."""
         amounts: dict[str, float] = dict.fromkeys(KINDS, 0)
-        for layer, columns in zip(self.layers, self.columns, strict=True):
+        for k, (layer, columns) in enumerate(zip(self.layers, self.columns, strict=True)):
             share = columns[rank] / sum(columns) if columns else 1.0
-            for kind in KINDS:
-                amounts[kind] += getattr(layer, kind) * (1.0 if kind in ("buffers", "activations") else share)
+            amounts["buffers"] += layer.buffers
+            amounts["activations"] += self.activations(k, self.rows[replica])
+            for kind in ("weights", "gradients", "state"):
+                amounts[kind] += getattr(layer, kind) * share
         return {kind: round(amount) for kind, amount in amounts.items()}
 
     def activations(self, layer: int, rows: int) -> float:
@@ -151,26 +154,35 @@ def make(
     micro: int = 1,
     schedule: str = "gpipe",
     place: Mapping[str, int] | None = None,
+    how: str = "layers",
     optimiser: Any = None,
 ) -> Plan:
     """What `%%parallel MODE` would do with a model, without starting a rank: a Plan, which a notebook shows as pictures.
 
     model: may live on the meta device, so billions of parameters take no memory. batch: as the model is called, or (inputs,
     labels); tensors on the meta device will do. mesh: the number of ranks, or "DATAxMODEL". place: a stage by module name.
-    optimiser: whose state counts; Adam is assumed without one. Raises OptionError.
+    how: "layers", or "tensor" to split each layer by its columns. optimiser: whose state counts; Adam is assumed without one.
+    Raises OptionError.
     """
+    from nbpar.parallel.model.layers import chain
+    from nbpar.plan.columns import columns_of
     from nbpar.plan.measure import measure
 
     if mode not in MODES:
         raise OptionError(f"There is no mode {mode!r} to plan.{suggest(mode, MODES)} Modes: {', '.join(MODES)}.")
     if schedule not in SCHEDULES:
         raise OptionError(f"There is no schedule {schedule!r}.{suggest(schedule, SCHEDULES)} Schedules: {', '.join(SCHEDULES)}.")
+    if how not in HOWS:
+        raise OptionError(f"how={how!r}: layers are split in one of these ways: {', '.join(HOWS)}.{suggest(how, HOWS)}")
     if micro < 1:
         raise OptionError(f"micro={micro}: at least one micro-batch.")
     chosen = mesh_of(mode, mesh)
     figures = measure(model, batch, optimiser)
     half = figures.rows // 2
     small = measure(model, batch, optimiser, rows=half) if half and any(layer.activations for layer in figures.layers) else None
+    if how == "tensor" and chosen.model > 1:
+        parts = chain({"": model})
+        return Plan(mode, chosen, figures, (0,) * len(parts), small=small, columns=columns_of(parts, chosen.model))
     return Plan(mode, chosen, figures, stages(model, chosen.model, place or {}), micro, schedule, small)
 
 

@@ -22,6 +22,15 @@ def test_the_notebooks_own_objects_are_trained(notebook: Notebook) -> None:
     assert notebook.value(f"(str({plan}.mesh), {plan}.owners, {plan}.rows)") == ("2x2", (0, 1, 1), (16, 16))
 
 
+def test_layers_are_split_by_columns_over_the_second_axis(notebook: Notebook) -> None:
+    notebook.run(SETUP + "\ntrain(alone, opt_alone, 5)")
+    cell = notebook.run(f"{HYBRID} --how tensor --show split --check\ntrain(model, opt, 5)")
+    assert "same as one process after 3 steps" in cell.closing
+    assert notebook.value(DIFFERENCE) <= 1e-12
+    plan = "nbpar.last().plan"
+    assert notebook.value(f"(str({plan}.mesh), all(map(len, {plan}.columns)), {plan}.rows)") == ("2x2", True, (16, 16))
+
+
 def test_a_wrong_line_is_told_in_one(notebook: Notebook) -> None:
     wrong = notebook.run(f"{HYBRID} -n 3\n1", fails=True)
     assert wrong.error == "OptionError" and "the mesh has 4 ranks" in wrong.traceback

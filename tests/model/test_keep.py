@@ -152,3 +152,18 @@ def test_what_is_lost_with_the_ranks_is_said(kept: Notebook) -> None:
     assert cell.error == "CannotTravel" and "It was on ranks that have ended since. model = nbpar.load(" in cell.traceback
     cell = kept.run("%%parallel model\nmodel(x)", fails=True)
     assert cell.error == "CannotTravel" and "It was on ranks that have ended since. model = nbpar.load(" in cell.traceback
+
+
+def test_what_is_too_large_stays_without_being_asked(kept: Notebook) -> None:
+    """More than 1 GiB; its zeros take no memory until they are written to."""
+    kept.run("""class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2**26), requires_grad=False)
+    def forward(self, x):
+        return x + self.w[:8].double()""")
+    cell = kept.run("%%parallel model -n 2\nbig = nn.Sequential(*[Wide() for _ in range(5)])\nout = big(x)")
+    why = "Whole, it would take 1,280 MiB in each of 3 processes; --out NAME brings it all the same."
+    assert f"nbpar: big (torch.nn.modules.container.Sequential) stays on the ranks. {why}" in cell.notes
+    assert kept.value("(type(big).__name__, torch.equal(out, x), torch.equal(big(x), x))") == ("RankRef", True, True)
+    kept.run("del big")

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import nbpar.plan
+from nbpar import parallel
 from nbpar.display import split, whatif
 from nbpar.errors import OptionError
+from nbpar.parallel.tensor.sharded import Sharded
 from nbpar.plan.measure import call_of, measure
 from nbpar.plan.plan import KINDS, Plan
 from nbpar.plan.whatif import answers
@@ -45,11 +47,15 @@ def counted_activations(model: nn.Module, x: Tensor) -> int:
 
 
 def counted_fixed(names: dict[str, Any]) -> dict[str, int]:
-    """Real bytes of a trained model and its optimiser; what lives elsewhere is meta."""
+    """Real bytes of a trained model and its optimiser; what lives elsewhere is meta, or is another rank's shard."""
     model, opt = names["model"], names["opt"]
 
+    def here(value: Tensor) -> Tensor:
+        return value._shards.data if isinstance(value, Sharded) else value
+
     def size(values: Any) -> int:
-        return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor) and not v.is_meta)
+        found = [here(v) for v in values if isinstance(v, Tensor)]
+        return sum(v.numel() * v.element_size() for v in found if not v.is_meta)
 
     return {
         "weights": size(model.parameters()),
@@ -77,21 +83,28 @@ def test_memory_is_predicted_for_data(name: str) -> None:
         first += rows
 
 
-def model_step(name: str) -> tuple[dict[str, int], dict[str, int]]:
-    """What this rank holds after a step under mode `model`, by kind, and where each layer was placed."""
-    from nbpar.parallel.model import mode
+def steps(names: list[str], mode: str, options: dict[str, Any]) -> dict[str, Any]:
+    """On a rank: what it holds after a step, by kind, and where each layer was placed."""
+    return {name: step(name, mode, options) for name in names}
 
+
+def step(name: str, mode: str, options: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
     names = program(name)
-    with mode({}, names) as report:
+    with parallel.mode(mode, options, names) as report:
         exec("loss = criterion(model(x), y); loss.backward(); opt.step()", names)
         with torch._C.DisableTorchFunction():  # the mode answers for tensors that live elsewhere
             held = counted_fixed(names)
-    return held, report.details["placed"]
+    return held, report.details.get("placed", {})
+
+
+def close(plan: Plan, rank: int, held: dict[str, int], name: str) -> None:
+    fixed = {kind: amount for kind, amount in plan.memory[rank].items() if kind != "activations"}
+    assert sum(fixed.values()) == pytest.approx(sum(held.values()), rel=0.1), (name, rank, fixed, held)
 
 
 def test_memory_is_predicted_for_model() -> None:
     """Weights, gradients and optimiser state on real ranks; activations are the layers', which the data test counts."""
-    everywhere = run_ranks(2, model_steps, list(MODELS))
+    everywhere = run_ranks(2, steps, list(MODELS), "model", {})
     for name in MODELS:
         names = program(name)
         plan = nbpar.plan(names["model"], names["x"], "model", 2, optimiser=names["opt"])
@@ -99,18 +112,39 @@ def test_memory_is_predicted_for_model() -> None:
         for rank in range(2):
             held, placed = everywhere[rank][name]
             assert {key.removeprefix("model."): owner for key, owner in placed.items()} == named(plan)
-            fixed = {kind: amount for kind, amount in plan.memory[rank].items() if kind != "activations"}
-            assert sum(fixed.values()) == pytest.approx(sum(held.values()), rel=0.1), (name, rank, fixed, held)
+            close(plan, rank, held, name)
+
+
+def test_memory_is_predicted_for_a_mesh() -> None:
+    """A replica's stages keep what its rows need."""
+    everywhere = run_ranks(4, steps, list(MODELS), "hybrid", {"mesh": "2x2"})
+    for name in MODELS:
+        names = program(name)
+        model, x = names["model"], names["x"]
+        plan = nbpar.plan(model, x, "hybrid", "2x2", optimiser=names["opt"])
+        for rank in range(4):
+            close(plan, rank, everywhere[rank][name][0], name)
+        first = 0
+        for replica, rows in enumerate(plan.rows):
+            counted = counted_activations(model, x[first : first + rows])
+            assert sum(plan.memory[2 * replica + stage]["activations"] for stage in range(2)) == pytest.approx(counted, rel=0.1)
+            first += rows
+
+
+@pytest.mark.parametrize(("mode", "mesh", "ranks"), [("model", 2, 2), ("model", 3, 3), ("hybrid", "2x2", 4)])
+def test_memory_is_predicted_for_columns(mode: str, mesh: Any, ranks: int) -> None:
+    everywhere = run_ranks(ranks, steps, list(MODELS), mode, {"how": "tensor"} | ({"mesh": mesh} if mode == "hybrid" else {}))
+    for name in MODELS:
+        names = program(name)
+        plan = nbpar.plan(names["model"], names["x"], mode, mesh, how="tensor", optimiser=names["opt"])
+        for rank in range(ranks):
+            close(plan, rank, everywhere[rank][name][0], name)
 
 
 def named(plan: Plan) -> dict[str, int]:
     """The stage by layer, the model itself by its name in the program."""
     names = ["model" if layer.name == layer.kind else layer.name for layer in plan.layers]
     return dict(zip(names, plan.owners, strict=True))
-
-
-def model_steps(names: list[str]) -> dict[str, Any]:
-    return {name: model_step(name) for name in names}
 
 
 def test_a_hybrid_rank_holds_its_stage_for_its_rows() -> None:
