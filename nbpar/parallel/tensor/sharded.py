@@ -114,7 +114,7 @@ class Sharded(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from .above import ABOVE
 
-        special = ABOVE.get(func)
+        special = ABOVE.get(getattr(func, "__wrapped__", func))  # in a mesh, mode `data` wraps what reads values
         with torch._C.DisableTorchFunctionSubclass():
             return (special or func)(*args, **(kwargs or {}))
 
