@@ -238,6 +238,7 @@ class Exchange:
         """Fresh ranks are at hand."""
         silent = name_ranks(self._missing())
         self._world.stop()
-        raise KeyboardInterrupt(
-            f"The processes of rank {silent} did not stop and were ended. All variables are in the notebook. {self._world.again}"
-        )
+        text = f"The processes of rank {silent} did not stop and were ended. All variables are in the notebook. {self._world.again}"
+        error = KeyboardInterrupt(text)
+        error._render_traceback_ = lambda: [f"KeyboardInterrupt: {text}"]  # type: ignore[attr-defined]
+        raise error
