@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
@@ -45,8 +45,10 @@ class Units:
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, forward: Any) -> Any:
         """The module's result, or NOT_ONE_STEP. Called with the mode off."""
-        parts = list(module.modules())
-        parameters, buffers = list(module.parameters()), list(module.buffers())
+        walked = list(module.named_modules())  # once: calls are many
+        parts, named = [part for _, part in walked], _parameters(walked)
+        parameters = list(named.values())
+        buffers = [value for part in parts for value in part._buffers.values() if value is not None]
         rank = self._home(parts, parameters, buffers)
         if rank is None or not self.on or self._wants_second_derivatives() or _hooked(parts, parameters):
             return NOT_ONE_STEP
@@ -56,7 +58,7 @@ class Units:
             return NOT_ONE_STEP
         self.used = True
         leaves = [bring(leaf, rank) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        foreign = {name: bring(value, rank) for name, value in module.named_parameters() if owner(value) != rank}
+        foreign = {name: bring(value, rank) for name, value in named.items() if owner(value) != rank}
         out = None
         if channel().rank == rank:
             args, kwargs = tree_unflatten(leaves, tree)
@@ -66,7 +68,7 @@ class Units:
         if outline.changes:
             for buffer in buffers:
                 wrote(buffer)
-        result = own(out, rank) if channel().rank == rank else self._remote(module, outline, leaves, foreign, rank)
+        result = own(out, rank) if channel().rank == rank else self._remote(outline, leaves, {**named, **foreign}, rank)
         if self.dispatch.early:
             self.dispatch.early.made(result)
         if outline.changes and self.dispatch.on_change:
@@ -79,11 +81,10 @@ class Units:
         return self.dispatch.failures.run(forward, lambda: _zeros(outline))
 
     @staticmethod
-    def _remote(module: nn.Module, outline: Outline, leaves: list[Any], foreign: dict[str, Tensor], rank: int) -> Any:
+    def _remote(outline: Outline, leaves: list[Any], parameters: Mapping[str, Tensor], rank: int) -> Any:
         for draw in outline.draws:
             draw()
-        here = [foreign.get(name, value) for name, value in module.named_parameters()]
-        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)] + here
+        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)] + list(parameters.values())
         return _elsewhere(outline, inputs, rank)
 
     def _home(self, parts: Sequence[nn.Module], parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> int | None:
@@ -142,6 +143,16 @@ class Units:
                 return True
             frame = frame.f_back
         return False
+
+
+def _parameters(walked: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+    """What `named_parameters` gives: each once, by its first name."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for prefix, part in walked:
+        for name, value in part._parameters.items():
+            if value is not None:
+                found.setdefault(id(value), (f"{prefix}.{name}" if prefix else name, value))
+    return dict(found.values())
 
 
 @contextmanager
