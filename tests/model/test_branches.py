@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 from nbpar.parallel.model import mode
 from nbpar.parallel.model.channel import Channel
-from tests.model.harness import notebook
+from tests.model.programs import notebook
 from tests.ranks import run_ranks
 
 Event = tuple[Literal["run", "send", "take", "told"], int]  # layers' time, or the other rank
