@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -81,7 +82,8 @@ class Hosts:
     def __exit__(self, *_: object) -> None:
         """Ends what runs on the hosts too."""
         for process in self.processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for maker in self._makers:
             maker.kill()
             maker.wait()
