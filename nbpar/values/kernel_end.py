@@ -123,8 +123,14 @@ class KernelEnd:
 
     def lost(self) -> str:
         """What is lost with these ranks, in words; empty if nothing is."""
-        lost = [f"{ref.name}, which stayed on the ranks, is lost. {checkpoint(ref)}" for ref in self.port.refs.values()]
-        return " ".join(sorted(lost))
+        mine = persons(self.namespace).values()
+        held = {id(self.table.objs[number]) for number in self._live(mine)} | set(map(id, mine))
+        lost = [ref for ref in self.port.refs.values() if id(ref) in held]
+        return " ".join(sorted(f"{ref.name}, which stayed on the ranks, is lost. {checkpoint(ref)}" for ref in lost))
+
+    def _live(self, values: Iterable[Any]) -> set[int]:
+        """Numbers of the known objects that these values lead to."""
+        return self.table.reachable([0, 1, *self.table.known(values)])
 
     def pack(self, reads: Iterable[str], *, cell: int, everything: bool = False, anew: Collection[str] = frozenset()) -> Packed:
         """reads: the cell's names; everything: it may reach any variable. cell: its number, for the ranks' own use.
@@ -165,7 +171,7 @@ class KernelEnd:
         grown = len(self.table) >= 2 * self._floor + SWEEP_OBJECTS or self._moved >= SWEEP_BYTES
         if not grown and not self.port.refs:  # what stays on the ranks may be large
             return []
-        live = self.table.reachable([0, 1, *self.table.known(mine.values())])
+        live = self._live(mine.values())
         dead = [number for number in range(len(self.table)) if number not in live]
         if dead:
             self.table.drop(dead)

@@ -167,3 +167,10 @@ def test_what_is_too_large_stays_without_being_asked(kept: Notebook) -> None:
     assert f"nbpar: big (torch.nn.modules.container.Sequential) stays on the ranks. {why}" in cell.notes
     assert kept.value("(type(big).__name__, torch.equal(out, x), torch.equal(big(x), x))") == ("RankRef", True, True)
     kept.run("del big")
+
+
+def test_what_was_brought_to_the_notebook_is_not_lost(kept: Notebook) -> None:
+    kept.run("%%parallel model --keep tall\ntall = Net().double()\ntall(x).sum()")
+    kept.run("tall = tall.gather()")
+    assert "is lost" not in kept.run("%parallel restart").stdout
+    assert kept.value("tall(x).shape[0]") == 32
