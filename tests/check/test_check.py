@@ -26,7 +26,7 @@ TENSOR, HYBRID = "model --how tensor", "hybrid --mesh 2x2"
 MODES = ["data", "model", TENSOR]
 
 AVERAGE = "nbpar.parallel.data.gradients", "average"
-MOVE, RECEIVE = "nbpar.parallel.model.transfer.Move", ("nbpar.parallel.model.channel.Channel", "receive")
+GRADIENT, ARRIVED = ("nbpar.parallel.model.transfer.Arrive", "backward"), ("nbpar.parallel.model.transfer", "arrived")
 SHARDING = "nbpar.parallel.tensor.ranks.Ranks"
 # By mode and fault: what is replaced on all ranks by a plain cell before, and what it does then. The check that mode data makes
 # at a model's first call would find a swapped row, so it comes later.
@@ -37,15 +37,15 @@ FAULTS = {
         "nbpar.parallel.data.border.Leave", "forward",
         "calls.append(1); return swap(true(*args)) if len(calls) > 3 else true(*args)",
     ),
-    ("model", "a factor"): (MOVE, "backward", "return true(args[0], give(args[1] * 1.01, args[0].way[1]))"),
-    ("model", "a missed gradient"): (MOVE, "backward", "return true(args[0], give(args[1] * 0, args[0].way[1]))"),
-    ("model", "a swapped row"): (*RECEIVE, "return swap(true(*args))"),
+    ("model", "a factor"): (*GRADIENT, "return true(args[0], give(args[1] * 1.01, args[0].way[1]))"),
+    ("model", "a missed gradient"): (*GRADIENT, "return true(args[0], give(args[1] * 0, args[0].way[1]))"),
+    ("model", "a swapped row"): (*ARRIVED, "return swap(true(*args))"),
     (TENSOR, "a factor"): (SHARDING, "all_reduce", "return true(*args) * 1.01"),
     (TENSOR, "a missed gradient"): ("nbpar.parallel.tensor.functions.Spread", "backward", "return true(args[0], args[1] * 0)"),
     (TENSOR, "a swapped row"): (SHARDING, "gather", "whole = true(*args); return swap(whole) if len(whole) == 26 else whole"),
     (HYBRID, "a factor"): (*AVERAGE, "true(*args); [grad.mul_(1.01) for grad in args[0]]"),
-    (HYBRID, "a missed gradient"): (MOVE, "backward", "return true(args[0], give(args[1] * 0, args[0].way[1]))"),
-    (HYBRID, "a swapped row"): (*RECEIVE, "return swap(true(*args))"),
+    (HYBRID, "a missed gradient"): (*GRADIENT, "return true(args[0], give(args[1] * 0, args[0].way[1]))"),
+    (HYBRID, "a swapped row"): (*ARRIVED, "return swap(true(*args))"),
 }  # fmt: skip
 PLANT = """%%parallel
 import torch, nbpar.parallel.hybrid

@@ -36,7 +36,7 @@ def test_ranks_give_what_one_process_gives(place: Place) -> None:
     assert max(float(difference) for difference in differences) <= 1e-12
 
     texts = [epochs(cell) for cell in executed.cells if "training" in cell.metadata.get("tags", [])]
-    assert len(texts[0]) == 5, "five epochs, a line each"
+    assert len(texts[0]) == 10, "ten epochs, a line each"
     assert texts[0] == texts[1] == texts[2], "equal lines of the ranks appear once, and are those of one process"
     compare.same(executed, NOTEBOOK)
     assert "2 ranks, restarted" in (place.home / f"{demo.NOTEBOOK.stem}.html").read_text(encoding="utf-8")
