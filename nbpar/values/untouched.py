@@ -38,18 +38,19 @@ class Untouched:
     def __init__(self) -> None:
         self._process = 0  # whose memory the descriptors are about: not a forked child's
         self._faults = self._pagemap = -1
-        self._digests: dict[tuple[int, int], bytes] = {}
+        self._digests: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # of all, and what was at its edges
         self._written: set[tuple[int, int]] = set()
 
     def digest(self, address: int, size: int, take: Callable[[], bytes]) -> bytes:
-        """take() for that memory, or what it gave the last time if nobody has written there since."""
+        """Of some pages at least. take() for that memory, or what it gave the last time if nobody has written there since."""
         key = address, size
         if key in self._written or not self._open():
             return take()
         begin, end = pages(address, size)
         known = self._digests.pop(key, None)
+        beside = edges(address, size)
         try:
-            if known is not None and self._touched(begin, end):
+            if known is not None and (known[1] != beside or self._touched(begin, end)):
                 self._written.add(key)
                 return take()
         except OSError:
@@ -57,16 +58,16 @@ class Untouched:
         if known is None:
             if not self._protect(begin, end):
                 return take()
-            known = take()  # after the protection: what is written meanwhile is seen the next time
+            known = take(), beside  # after the protection: what is written meanwhile is seen the next time
         self._keep(key, known)
-        return known
+        return known[0]
 
     def remember(self, address: int, size: int, digest: bytes) -> None:
         """That memory, new and not written yet, has that digest."""
         key = address, size
         if self._open() and self._protect(*pages(address, size), new=True):
             self._written.discard(key)
-            self._keep(key, digest)
+            self._keep(key, (digest, edges(address, size)))
 
     def close(self) -> None:
         """Lifts all protection."""
@@ -75,11 +76,11 @@ class Untouched:
             os.close(self._pagemap)
         self._process = 0
 
-    def _keep(self, key: tuple[int, int], digest: bytes) -> None:
+    def _keep(self, key: tuple[int, int], known: tuple[bytes, bytes]) -> None:
         if len(self._digests) + len(self._written) > KEPT:
             self._digests.clear()
             self._written.clear()
-        self._digests[key] = digest
+        self._digests[key] = known
 
     def _open(self) -> bool:
         """Whether the system can do it."""
@@ -122,8 +123,14 @@ class Untouched:
 
 
 def pages(address: int, size: int) -> tuple[int, int]:
-    """Where the pages begin and end that hold this memory."""
-    return address // PAGE * PAGE, -(-(address + size) // PAGE) * PAGE
+    """Where the pages begin and end that hold nothing but this memory."""
+    return -(-address // PAGE) * PAGE, (address + size) // PAGE * PAGE
+
+
+def edges(address: int, size: int) -> bytes:
+    """What is before and after those pages, on pages that others write to."""
+    begin, end = pages(address, size)
+    return ctypes.string_at(address, begin - address) + ctypes.string_at(end, address + size - end)
 
 
 def private(begin: int, end: int) -> bool:

@@ -80,6 +80,17 @@ def test_what_nobody_wrote_is_read_once_where_the_system_can_tell(watch: Untouch
     assert taken.count == (1 if watch._open() else 5)
 
 
+def test_neighbours_may_write_on_its_first_and_last_page(watch: Untouched) -> None:
+    room = np.ones(SIZE + 2 * mmap.PAGESIZE, np.uint8)
+    start = -room.ctypes.data % mmap.PAGESIZE + 100
+    taken = Taken(watch, room[start : start + SIZE])
+    taken.digest()
+    room[start - 1] = room[start + SIZE] = 7
+    assert taken.right() and taken.count == (1 if watch._open() else 2)
+    taken.array[-1] = 8  # on the page that it shares
+    assert taken.right() and taken.right()
+
+
 def test_other_memory_at_the_same_address(watch: Untouched) -> None:
     for value in range(6):
         taken = Taken(watch, np.full(SIZE, value, np.uint8))  # freed and mapped anew, mostly where it was
