@@ -4,8 +4,8 @@ protect   userfaultfd write-protects the pages; a write lifts that from its page
 look      PAGEMAP_SCAN on /proc/self/pagemap tells whether any page of a range was lifted
 
 It needs Linux 6.7; elsewhere, and for memory that other processes may write, digests are taken each time. A page's first write
-after `protect` costs about a microsecond: what was once found written is not protected again. Sources: the kernel's
-admin-guide/mm/userfaultfd and admin-guide/mm/pagemap.
+after `protect` costs about a microsecond: what was found written is not protected again before it is found at rest. Sources:
+the kernel's admin-guide/mm/userfaultfd and admin-guide/mm/pagemap.
 """
 
 from __future__ import annotations
@@ -39,20 +39,22 @@ class Untouched:
         self._process = 0  # whose memory the descriptors are about: not a forked child's
         self._faults = self._pagemap = -1
         self._digests: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # of all, and what was at its edges
-        self._written: set[tuple[int, int]] = set()
+        self._written: dict[tuple[int, int], bytes] = {}  # not protected: its digest the last time
 
     def digest(self, address: int, size: int, take: Callable[[], bytes]) -> bytes:
         """Of some pages at least. take() for that memory, or what it gave the last time if nobody has written there since."""
         key = address, size
-        if key in self._written or not self._open():
+        if not self._open():
             return take()
+        if key in self._written:
+            return self._look_again(key, take())
         begin, end = pages(address, size)
         known = self._digests.pop(key, None)
         beside = edges(address, size)
         try:
             if known is not None and (known[1] != beside or self._touched(begin, end)):
-                self._written.add(key)
-                return take()
+                self._written[key] = digest = take()
+                return digest
         except OSError:
             known = None  # other memory at the same address
         if known is None:
@@ -62,11 +64,19 @@ class Untouched:
         self._keep(key, known)
         return known[0]
 
+    def _look_again(self, key: tuple[int, int], digest: bytes) -> bytes:
+        """Memory that was written once, and not since the last time, is protected from the next time on."""
+        if self._written[key] == digest:
+            del self._written[key]
+        else:
+            self._written[key] = digest
+        return digest
+
     def remember(self, address: int, size: int, digest: bytes) -> None:
         """That memory, new and not written yet, has that digest."""
         key = address, size
         if self._open() and self._protect(*pages(address, size), new=True):
-            self._written.discard(key)
+            self._written.pop(key, None)
             self._keep(key, (digest, edges(address, size)))
 
     def close(self) -> None:
@@ -87,7 +97,7 @@ class Untouched:
         if self._process == os.getpid():
             return self._faults >= 0
         self._process, self._faults = os.getpid(), -1
-        self._digests, self._written = {}, set()
+        self._digests, self._written = {}, {}
         number = SYSCALL.get(platform.machine()) if sys.platform == "linux" else None
         if number is None:
             return False

@@ -13,13 +13,14 @@ import torch
 from xxhash import xxh3_128_digest
 
 from nbpar.values import memory
-from nbpar.values.untouched import Untouched
+from nbpar.values.untouched import Untouched, untouched
 
 SIZE = 17 << 20
 
 
 @pytest.fixture
 def watch() -> Iterator[Untouched]:
+    untouched.close()  # the system lets one at a time watch a piece of memory
     watch = Untouched()
     yield watch
     watch.close()
@@ -78,6 +79,17 @@ def test_what_nobody_wrote_is_read_once_where_the_system_can_tell(watch: Untouch
     for _ in range(5):
         taken.digest()
     assert taken.count == (1 if watch._open() else 5)
+
+
+def test_memory_at_rest_is_read_no_more_though_it_was_written_once(watch: Untouched) -> None:
+    taken = Taken(watch, np.ones(SIZE, np.uint8))
+    taken.digest()
+    taken.array[:] = 2
+    for _ in range(6):
+        assert taken.right()
+    assert taken.count == (4 if watch._open() else 7)
+    taken.array[:] = 3
+    assert taken.right() and taken.right()
 
 
 def test_neighbours_may_write_on_its_first_and_last_page(watch: Untouched) -> None:
