@@ -182,6 +182,21 @@ def test_a_plan_in_notebook_7(trained: Page) -> None:
     assert verdict.inner_text() != before
 
 
+def test_a_running_cell_in_notebook_7(trained: Page) -> None:
+    trained.open("seven_live.ipynb", SETUP, TRAIN, app="notebooks")
+    trained.start()
+    trained.page.wait_for_function(MOVING, timeout=60_000)
+    assert trained.running
+    trained.finish()
+    live = trained.page.locator(".nbpar-section[data-name=live]").first
+    assert live.inner_text().count("✓ done") == live.inner_text().count("12/12 · 8/8") == 2
+    trained.command("docmanager:save")
+    trained.page.reload()
+    trained.ready()
+    live.wait_for(timeout=20_000)
+    assert live.inner_text().count("✓ done") == 2
+
+
 def test_nothing_went_wrong_in_the_page(trained: Page) -> None:
     """Last: no error in the console, no request to another server."""
     assert [error for error in trained.errors if not error.startswith(OF_NOTEBOOK_7)] == []
