@@ -33,6 +33,18 @@ def test_unchanged_data_is_not_sent_again(world):
     assert ns["a"][3] == 5 and world.packed.bytes < 2000 and world.merged.bytes > 2 * MIB
 
 
+def test_a_very_long_list_is_patched_and_its_items_keep_their_identity(world):
+    world.do("rows = [[i] for i in range(20_000)]; one = rows[7_000]")
+    ns = world.namespace
+    world.run("n = len(rows)")
+    assert world.packed.bytes > 50_000
+    world.run("n = len(rows)")
+    assert world.packed.bytes < 2000 and world.merged.bytes < 2000  # nothing changed: nothing is sent
+    world.run("rows[7_000].append('on a rank'); rows.append(rows[7_000])")
+    assert world.merged.bytes < 2000 and ns["one"] == [7_000, "on a rank"]
+    assert ns["rows"][7_000] is ns["one"] is ns["rows"][-1]
+
+
 def test_changes_of_very_large_data_are_seen_on_both_sides(world):
     world.do("import torch, numpy as np\nt = torch.zeros(5 << 20); a = np.zeros(5 << 20, np.float32)")
     ns = world.namespace
