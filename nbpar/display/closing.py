@@ -22,12 +22,10 @@ def line(record: Record) -> str:
         parts.append(f"{calls} collective{'s' if calls > 1 else ''}, {size_of(traffic.moved)} between ranks")
     if record.bytes_in + record.bytes_out > 1024:
         parts.append(f"variables {size_of(record.bytes_in)} in, {size_of(record.bytes_out)} out")
-    return " · ".join([*parts, *(reply_details(record))])
-
-
-def reply_details(record: Record) -> list[str]:
-    """What the mode has to add: short strings under `closing` in its details."""
-    return list(next(iter(record.replies.values())).details.get("closing", []))
+    details = next(iter(record.replies.values())).details
+    if (seconds := details.get("check seconds", 0.0)) > 0.001:
+        parts.append(f"checks of first calls {duration(seconds)}")
+    return " · ".join([*parts, *details.get("closing", [])])  # what the mode has to add
 
 
 def duration(seconds: float) -> str:

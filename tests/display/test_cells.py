@@ -27,7 +27,7 @@ for step in range(4):
 def test_a_short_cell_shows_its_closing_line_only(notebook: Notebook) -> None:
     notebook.run(SETUP)
     cell = notebook.run("%%parallel data\n" + TRAIN)
-    assert cell.shown == [] and cell.closing
+    assert cell.shown == [] and re.search(r" · checks of first calls [\d.]+ m?s", cell.closing)
 
 
 def test_a_long_cell_shows_panels_and_their_end(notebook: Notebook) -> None:
