@@ -178,7 +178,7 @@ def new_array(port: Port, laid: Layout, axes: tuple[int, ...], now: bytes, data:
     mapped = chunk(data).mapped() if straight else None
     if mapped is not None:
         plain = np.ndarray(shape, dtype, buffer=mapped)
-        memory.remember(address(plain), plain.nbytes, now)
+        memory.remember(mapped, address(plain), plain.nbytes, now)
     else:
         plain = np.empty([shape[axis] for axis in axes], dtype)
         chunk(data).into(address(plain))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 
 from xxhash import xxh3_128_digest
 
@@ -24,7 +25,7 @@ def fingerprint(address: int, size: int) -> bytes:
     return xxh3_128_digest(memory) if size < LARGE else untouched.digest(address, size, lambda: xxh3_128_digest(memory))
 
 
-def remember(address: int, size: int, digest: bytes) -> None:
-    """New memory, not written since it came with that fingerprint."""
+def remember(file: mmap.mmap, address: int, size: int, digest: bytes) -> None:
+    """New memory, where that file is mapped copy-on-write, not written since it came with that fingerprint."""
     if size >= LARGE:
-        untouched.remember(address, size, digest)
+        untouched.remember(file, address, size, digest)

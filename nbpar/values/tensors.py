@@ -205,7 +205,7 @@ def new_storage(port: Port, size: int, device: str, now: bytes, data: Any) -> Un
         fill(storage, data)
     else:
         storage = torch.frombuffer(mapped, dtype=torch.uint8).untyped_storage()
-        memory.remember(storage.data_ptr(), size, now)
+        memory.remember(mapped, storage.data_ptr(), size, now)
     port.fingerprints[id(storage)] = now
     return storage
 

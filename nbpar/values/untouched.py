@@ -3,6 +3,9 @@
 protect   userfaultfd write-protects the pages; a write lifts that from its page, without a signal or a message
 look      PAGEMAP_SCAN on /proc/self/pagemap tells whether any page of a range was lifted
 
+A file that is mapped copy-on-write needs no protection: a page that was written is none of the file's any more. So a rank need not
+touch what the notebook lent before the cell reads it.
+
 It needs Linux 6.7; elsewhere, and for memory that other processes may write, digests are taken each time. A page's first write
 after `protect` costs about a microsecond: what was found written is not protected again before it is found at rest. Sources:
 the kernel's admin-guide/mm/userfaultfd and admin-guide/mm/pagemap.
@@ -17,7 +20,9 @@ import os
 import platform
 import struct
 import sys
+import weakref
 from collections.abc import Callable
+from typing import NamedTuple
 
 PAGE = mmap.PAGESIZE
 KEPT = 4096  # ranges remembered
@@ -26,10 +31,20 @@ FLAGS = os.O_CLOEXEC | 1 if hasattr(os, "O_CLOEXEC") else 1  # UFFD_USER_MODE_ON
 API, REGISTER, WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
 UNPOPULATED, ASYNC = 1 << 13, 1 << 15  # features: also pages that are not there yet; writes lift the protection by themselves
 PROTECT_MODE = 1 << 1
-POPULATE_READ = 22
 SCAN = 0xC0606610
 ONLY_PROTECTED = 1 << 1  # fail where a range is not registered (any more)
-WRITTEN = 1 << 1
+WRITTEN, OF_FILE, PRESENT, SWAPPED = (1 << bit for bit in (1, 2, 3, 4))
+# How to look: flags of the question; what a page must not be, must be (inverted by the former), and must be some of.
+LIFTED = ONLY_PROTECTED, 0, WRITTEN, 0
+COPIED = 0, OF_FILE, OF_FILE, PRESENT | SWAPPED
+
+
+class Known(NamedTuple):
+    """digest: of all; beside: what was at its edges; look: how to find out whether it was written."""
+
+    digest: bytes
+    beside: bytes
+    look: tuple[int, int, int, int] = LIFTED
 
 
 class Untouched:
@@ -38,7 +53,7 @@ class Untouched:
     def __init__(self) -> None:
         self._process = 0  # whose memory the descriptors are about: not a forked child's
         self._faults = self._pagemap = -1
-        self._digests: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # of all, and what was at its edges
+        self._digests: dict[tuple[int, int], Known] = {}
         self._written: dict[tuple[int, int], bytes] = {}  # not protected: its digest the last time
 
     def digest(self, address: int, size: int, take: Callable[[], bytes]) -> bytes:
@@ -52,7 +67,7 @@ class Untouched:
         known = self._digests.pop(key, None)
         beside = edges(address, size)
         try:
-            if known is not None and (known[1] != beside or self._touched(begin, end)):
+            if known is not None and (known.beside != beside or self._touched(begin, end, known.look)):
                 self._written[key] = digest = take()
                 return digest
         except OSError:
@@ -60,9 +75,9 @@ class Untouched:
         if known is None:
             if not self._protect(begin, end):
                 return take()
-            known = take(), beside  # after the protection: what is written meanwhile is seen the next time
+            known = Known(take(), beside)  # after the protection: what is written meanwhile is seen the next time
         self._keep(key, known)
-        return known[0]
+        return known.digest
 
     def _look_again(self, key: tuple[int, int], digest: bytes) -> bytes:
         """Memory that was written once, and not since the last time, is protected from the next time on."""
@@ -72,12 +87,17 @@ class Untouched:
             self._written[key] = digest
         return digest
 
-    def remember(self, address: int, size: int, digest: bytes) -> None:
-        """That memory, new and not written yet, has that digest."""
+    def remember(self, file: mmap.mmap, address: int, size: int, digest: bytes) -> None:
+        """That memory, where a file is mapped copy-on-write that nobody writes, is new and has that digest."""
         key = address, size
-        if self._open() and self._protect(*pages(address, size), new=True):
-            self._written.pop(key, None)
-            self._keep(key, (digest, edges(address, size)))
+        if self._open():
+            self._forget(key)
+            self._keep(key, Known(digest, edges(address, size), COPIED))
+            weakref.finalize(file, self._forget, key)
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        self._digests.pop(key, None)
+        self._written.pop(key, None)
 
     def close(self) -> None:
         """Lifts all protection."""
@@ -86,7 +106,7 @@ class Untouched:
             os.close(self._pagemap)
         self._process = 0
 
-    def _keep(self, key: tuple[int, int], known: tuple[bytes, bytes]) -> None:
+    def _keep(self, key: tuple[int, int], known: Known) -> None:
         if len(self._digests) + len(self._written) > KEPT:
             self._digests.clear()
             self._written.clear()
@@ -111,12 +131,9 @@ class Untouched:
                 os.close(faults)
         return self._faults >= 0
 
-    def _protect(self, begin: int, end: int, *, new: bool = False) -> bool:
-        """new: hardly a page is there yet; they come at once, or reading would take a fault each."""
+    def _protect(self, begin: int, end: int) -> bool:
         if not private(begin, end):
             return False
-        if new:
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), POPULATE_READ)
         try:
             fcntl.ioctl(self._faults, REGISTER, struct.pack("4Q", begin, end - begin, PROTECT_MODE, 0))
             fcntl.ioctl(self._faults, WRITEPROTECT, struct.pack("3Q", begin, end - begin, 1))
@@ -124,12 +141,12 @@ class Untouched:
             return False
         return True
 
-    def _touched(self, begin: int, end: int) -> bool:
+    def _touched(self, begin: int, end: int, look: tuple[int, int, int, int]) -> bool:
         """Raises OSError if this memory is not the one that was protected."""
         found = (ctypes.c_uint64 * 3)()
-        room = ctypes.addressof(found)
-        question = bytearray(struct.pack("12Q", 96, ONLY_PROTECTED, begin, end, 0, room, 1, 1, 0, WRITTEN, 0, WRITTEN))
-        return fcntl.ioctl(self._pagemap, SCAN, question) > 0
+        flags, inverted, every, some = look
+        question = struct.pack("12Q", 96, flags, begin, end, 0, ctypes.addressof(found), 1, 1, inverted, every, some, every | some)
+        return fcntl.ioctl(self._pagemap, SCAN, bytearray(question)) > 0
 
 
 def pages(address: int, size: int) -> tuple[int, int]:

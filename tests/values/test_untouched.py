@@ -133,12 +133,37 @@ def test_a_forked_child_looks_at_its_own_memory(watch: Untouched) -> None:
     assert taken.right()
 
 
-def test_memory_that_came_with_its_digest(watch: Untouched) -> None:
-    taken = Taken(watch, np.ones(SIZE, np.uint8))
-    watch.remember(taken.array.ctypes.data, SIZE, xxh3_128_digest(taken.array))
-    assert taken.right() and taken.count == (0 if watch._open() else 1)
-    taken.array[77] = 3
-    assert taken.right()
+def lent(value: int) -> tuple[mmap.mmap, np.ndarray[tuple[int], np.dtype[np.uint8]]]:
+    """A file without a name, mapped copy-on-write."""
+    file = os.memfd_create("nbpar")
+    os.pwrite(file, bytes([value]) * SIZE, 0)
+    mapped = mmap.mmap(file, SIZE, access=mmap.ACCESS_COPY)
+    os.close(file)
+    return mapped, np.frombuffer(mapped, np.uint8)
+
+
+@pytest.mark.parametrize("write", [through_a_pipe, in_torch, everywhere, first])
+def test_memory_that_came_with_its_digest(watch: Untouched, write: Callable[..., None]) -> None:
+    file, array = lent(1)
+    taken = Taken(watch, array)
+    watch.remember(file, array.ctypes.data, SIZE, xxh3_128_digest(array))
+    assert taken.right() and int(array.sum()) == SIZE and taken.right()
+    assert taken.count == (0 if watch._open() else 2)
+    write(array)
+    for _ in range(5):
+        assert taken.right()
+    assert taken.count == (3 if watch._open() else 7)
+    write(array)
+    assert taken.right() and taken.right()
+
+
+def test_other_memory_where_a_file_was_mapped(watch: Untouched) -> None:
+    for value in range(6):
+        file, array = lent(value)
+        watch.remember(file, array.ctypes.data, SIZE, xxh3_128_digest(array))
+        assert Taken(watch, array).right()
+        del file, array
+        assert Taken(watch, np.zeros(SIZE, np.uint8)).right()  # mapped mostly where the file was; not there before it is read
 
 
 def test_a_system_that_cannot_tell(watch: Untouched, monkeypatch: pytest.MonkeyPatch) -> None:
