@@ -1,8 +1,7 @@
-"""Large buffers between processes of one host: files without names, kept warm; without them, frames of the message.
+"""Large buffers between processes of one host: segments, kept warm; without them, frames of the message.
 
-The writer puts the buffers of a message into a segment, whatever the number of readers; these open it by the writer's /proc
-entry and read straight into the memory that is to hold the bytes. Nothing is mapped for writing, so that a file system which
-is too small is an error at `posix_fallocate` and never a SIGBUS, and no name is left that could outlive a killed process.
+The writer puts the buffers of a message into a segment, whatever the number of readers; these read straight into the memory that is
+to hold the bytes.
 
 A very large new buffer gets a segment of its own, which ranks map copy-on-write instead of copying it. Such a segment is lent:
 it is not written again before every rank has let go of it.
@@ -13,12 +12,12 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from nbpar.values import memory
+from nbpar.values.segment import Segment, map_stripes, read_stripes
 
 IN_PICKLE = 1 << 15  # bytes; smaller buffers stay in the pickle
 MAPPED = 1 << 22  # bytes; smaller buffers are copied by every reader
@@ -28,9 +27,13 @@ Maps = dict[int, mmap.mmap]
 
 
 class Place(NamedTuple):
-    """Where a buffer is: a file's path, or None for the next frame of the message. lent: its segment's number, or 0."""
+    """Where a buffer is: the paths of its segment's stripes, each of `stripe` bytes, or none for the next frame of the message.
 
-    path: str | None
+    lent: its segment's number, or 0.
+    """
+
+    paths: tuple[str, ...]
+    stripe: int
     offset: int
     size: int
     lent: int
@@ -76,7 +79,7 @@ class Inline:
 class InFile:
     """A buffer in the sender's segment. maps: those that were mapped, by the segment's number; None: copy always."""
 
-    file: int
+    files: Sequence[int]
     place: Place
     maps: Maps | None
 
@@ -95,72 +98,15 @@ class InFile:
     def mapped(self) -> mmap.mmap | None:
         if self.maps is None or not self.place.lent:
             return None
-        return self.maps.setdefault(self.place.lent, mmap.mmap(self.file, self.size, access=mmap.ACCESS_COPY))
+        return self.maps.setdefault(self.place.lent, map_stripes(self.files, self.place.stripe, self.size))
 
     def _read(self, target: memoryview) -> None:
-        done = 0
-        while done < self.size:
-            count = os.preadv(self.file, [target[done:]], self.place.offset + done)
-            if not count:
-                raise OSError("the sender's segment ended early")
-            done += count
+        read_stripes(self.files, self.place.stripe, self.place.offset, target)
 
 
 def chunk(buffer: Chunk | Buffer) -> Chunk:
     """A buffer as unpickling gives it: a chunk if it was large, else the bytes."""
     return Inline(memoryview(buffer)) if isinstance(buffer, bytes | bytearray | memoryview) else buffer
-
-
-class Segment:
-    """A file without a name, reserved up to its size. Raises OSError where there is no room anywhere."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.file = -1
-        for make in (memfd, in_dev_shm, in_tmp):
-            try:
-                self.file = make()
-                os.posix_fallocate(self.file, 0, size)
-                return
-            except OSError:
-                self.close()
-        raise OSError(f"no room for a segment of {size} bytes")
-
-    def write(self, buffer: memoryview, offset: int) -> None:
-        done = 0
-        while done < buffer.nbytes:
-            done += os.pwrite(self.file, buffer[done:], offset + done)
-
-    @property
-    def path(self) -> str:
-        return f"/proc/{os.getpid()}/fd/{self.file}"
-
-    def close(self) -> None:
-        """A process that still has it open, or mapped, goes on with what it holds."""
-        if self.file >= 0:
-            os.close(self.file)
-        self.file = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def memfd() -> int:
-    return os.memfd_create("nbpar", os.MFD_CLOEXEC)
-
-
-def in_dev_shm() -> int:
-    return nameless("/dev/shm")
-
-
-def in_tmp() -> int:
-    return nameless(tempfile.gettempdir())
-
-
-def nameless(folder: str) -> int:
-    file, name = tempfile.mkstemp(prefix="nbpar-", dir=folder)
-    os.unlink(name)
-    return file
 
 
 @dataclass
@@ -185,7 +131,7 @@ class Pool:
 
     def write(self, buffers: Sequence[memoryview], lendable: Collection[int] = ()) -> list[Place]:
         """Places of the buffers. lendable: indices of those that readers may map."""
-        frames = [Place(None, 0, buffer.nbytes, 0) for buffer in buffers]
+        frames = [Place((), 0, 0, buffer.nbytes, 0) for buffer in buffers]
         if not self.shared or not buffers:
             return frames
         lent: dict[int, Place] = {}
@@ -206,18 +152,18 @@ class Pool:
         segment.write(buffer, 0)
         self._count += 1
         self._lent[self._count] = Lent(segment, set(self.readers))
-        return Place(segment.path, 0, buffer.nbytes, self._count)
+        return Place(segment.paths, segment.stripe, 0, buffer.nbytes, self._count)
 
     def _together(self, buffers: Sequence[memoryview]) -> list[Place]:
         total = sum(buffer.nbytes for buffer in buffers)
         if not total:
-            return [Place(None, 0, 0, 0) for _ in buffers]
+            return [Place((), 0, 0, 0, 0) for _ in buffers]
         segment = self._segment(total)
         self._in_use.append(segment)
         places, offset = [], 0
         for buffer in buffers:
             segment.write(buffer, offset)
-            places.append(Place(segment.path, offset, buffer.nbytes, 0))
+            places.append(Place(segment.paths, segment.stripe, offset, buffer.nbytes, 0))
             offset += buffer.nbytes
         return places
 
@@ -266,8 +212,8 @@ class Arrived:
         rest = iter(frames)
         self.chunks: list[Chunk] = []
         for place in places:
-            inline = place.path is None
-            self.chunks.append(Inline(memoryview(next(rest))) if inline else InFile(self._file(place.path or ""), place, maps))
+            files = [self._file(path) for path in place.paths]
+            self.chunks.append(InFile(files, place, maps) if files else Inline(memoryview(next(rest))))
 
     def _file(self, path: str) -> int:
         if path not in self._files:

@@ -18,7 +18,7 @@ def frames(head: Any, written: Written, pool: Pool) -> list[Buffer]:
     """The buffers are views of the objects' own memory: they are to be sent before these change."""
     places = pool.write(written.buffers, written.lendable)
     envelope = head, written.new_numbers, written.vacated, places
-    inline = [buffer for buffer, place in zip(written.buffers, places, strict=True) if place.path is None]
+    inline = [buffer for buffer, place in zip(written.buffers, places, strict=True) if not place.paths]
     return [pickle.dumps(envelope, 5), written.stream, *inline]
 
 
@@ -42,5 +42,5 @@ def body(table: Table, message: Sequence[Buffer], envelope: tuple[Any, ...], map
 
 def size(message: Sequence[Buffer], envelope: tuple[Any, ...] = ()) -> int:
     """Bytes that a message moves, shared memory included."""
-    shared = sum(place.size for place in envelope[2] if place.path is not None) if len(envelope) == 3 else 0
+    shared = sum(place.size for place in envelope[2] if place.paths) if len(envelope) == 3 else 0
     return shared + sum(memoryview(frame).nbytes for frame in message)

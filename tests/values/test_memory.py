@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbpar.values import pool
+from nbpar.values import segment
 from nbpar.values.pool import Arrived, Pool
 from tests.values.world import World
 
@@ -93,11 +93,11 @@ def little_room(request, monkeypatch):
     def fail():
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pool, "memfd", fail)
+    monkeypatch.setattr(segment, "memfd", fail)
     if request.param != "no memfd":
-        monkeypatch.setattr(pool, "in_dev_shm", fail)
+        monkeypatch.setattr(segment, "in_dev_shm", fail)
     if request.param == "no file":
-        monkeypatch.setattr(pool, "in_tmp", fail)
+        monkeypatch.setattr(segment, "in_tmp", fail)
 
 
 def test_falls_back_where_there_is_no_room(world, little_room):
@@ -120,7 +120,7 @@ def small_file_system(tmp_path, monkeypatch):
     else:
         restore = lambda: os.system(f"umount {folder}")  # noqa: E731
     for make in ("memfd", "in_dev_shm", "in_tmp"):
-        monkeypatch.setattr(pool, make, lambda: pool.nameless(str(folder)))
+        monkeypatch.setattr(segment, make, lambda: segment.nameless(str(folder)))
     yield folder
     restore()
 
@@ -128,7 +128,7 @@ def small_file_system(tmp_path, monkeypatch):
 def test_a_small_file_system_is_no_crash(small_file_system, world):
     own = Pool()
     large, small = memoryview(bytes(4 * MIB)), [memoryview(b"a" * 1000), memoryview(b"b" * 10)]
-    assert [place.path for place in own.write([large])] == [None]
+    assert [place.paths for place in own.write([large])] == [()]
     with Arrived(own.write(small), []) as chunks:
         assert chunks[0].whole() == b"a" * 1000 and chunks[1].whole() == b"b" * 10
     assert os.listdir(small_file_system) == []
@@ -141,17 +141,33 @@ def test_a_small_file_system_is_no_crash(small_file_system, world):
 def test_segments_are_nameless_private_and_reused():
     own = Pool()
     (first,) = own.write([memoryview(bytes(MIB))])
-    assert os.readlink(first.path).startswith("/memfd:")
+    assert os.readlink(*first.paths).startswith("/memfd:")
     (second,) = own.write([memoryview(bytes(MIB))])
-    assert second.path != first.path  # the first may still be read
+    assert second.paths != first.paths  # the first may still be read
     own.release()
-    assert own.write([memoryview(bytes(MIB // 2))])[0].path in (first.path, second.path)
+    assert own.write([memoryview(bytes(MIB // 2))])[0].paths in (first.paths, second.paths)
     own.close()
-    assert not os.path.exists(first.path) and not os.path.exists(second.path)
-    assert Pool(shared=False).write([memoryview(bytes(MIB))])[0].path is None
-    file = pool.in_dev_shm()
+    assert not any(map(os.path.exists, first.paths + second.paths))
+    assert Pool(shared=False).write([memoryview(bytes(MIB))])[0].paths == ()
+    file = segment.in_dev_shm()
     assert os.fstat(file).st_mode & 0o077 == 0 and os.fstat(file).st_nlink == 0
     os.close(file)
+
+
+def test_a_large_segment_is_several_files(monkeypatch):
+    monkeypatch.setattr(segment, "STRIPES", 3)
+    monkeypatch.setattr(segment, "STRIPED", MIB)
+    own, maps = Pool(readers=[0]), {}
+    buffers = [memoryview(np.random.default_rng(i).bytes(size)) for i, size in enumerate((5 * MIB + 7, 100, 4 * MIB, 2 * MIB + 1))]
+    places = own.write(buffers, lendable=[2])
+    assert [len(place.paths) for place in places] == [3] * 4 and places[0].paths == places[1].paths != places[2].paths
+    with Arrived(places, [], maps) as chunks:
+        assert [chunk.whole() for chunk in chunks] == buffers
+        mapped = chunks[2].mapped()
+    assert mapped == buffers[2] and list(maps.values()) == [mapped]
+    mapped[2 * MIB] ^= 255  # copy-on-write
+    with Arrived(places, []) as chunks:
+        assert chunks[2].whole() == buffers[2] != mapped
 
 
 def test_what_is_lent_comes_back_when_the_last_reader_is_done():
@@ -159,9 +175,9 @@ def test_what_is_lent_comes_back_when_the_last_reader_is_done():
     (place,) = own.write([memoryview(bytes(8 * MIB))], lendable=[0])
     own.release()
     own.returned(0, [place.lent])
-    assert own.write([memoryview(bytes(8 * MIB))], lendable=[0])[0].path != place.path
+    assert own.write([memoryview(bytes(8 * MIB))], lendable=[0])[0].paths != place.paths
     own.returned(1, [place.lent])
-    assert own.write([memoryview(bytes(8 * MIB))], lendable=[0])[0].path == place.path
+    assert own.write([memoryview(bytes(8 * MIB))], lendable=[0])[0].paths == place.paths
 
 
 def test_ranks_map_what_they_only_read_and_copy_what_they_write(world):
@@ -190,7 +206,7 @@ def test_a_replaced_array_makes_room(world):
         world.namespace["big"] = torch.full((16 << 20,), i)
         world.run("s = big[0].item()")
         assert world.namespace["s"] == i
-        paths.update(lent.segment.path for lent in world.end.pool._lent.values())
+        paths.update(lent.segment.paths for lent in world.end.pool._lent.values())
     assert len(world.end.pool._lent) <= 2 and len(paths) <= 4
 
 
