@@ -1,8 +1,8 @@
 """The first call of a kind: may it be split, and how are its outputs made of rows? Tried, not assumed.
 
-A few rows of the arguments are run whole, then split, with disturbed weights, in float64 where the program allows it: outputs,
-state left on modules, random draws and gradients must agree. Then the same with holes in the arguments (zeros), so that means over
-masks do not pass as means over rows. All of it leaves no trace, and all ranks come to the same plan.
+A few rows of the arguments are run whole, then split, with disturbed weights and with holes in the arguments (zeros), so that means
+over masks do not pass as means over rows: outputs, state left on modules, random draws and gradients must agree. In single
+precision within narrow bounds, or else in double precision. All of it leaves no trace, and all ranks come to the same plan.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nbpar.parallel.data.draws import Streams, Unlike
+from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
-from nbpar.parallel.data.state import State
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.data.trial import Trial
 
@@ -26,14 +25,10 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
     """A plan for calls of this kind, or why there is none. Collective."""
     reason = ""
     for candidate in candidates(flat, gradients.ranks.size, batch_dim):
-        kept, streams = State(subject.modules), Streams.now()
         try:
             return Trial(subject, flat, spec, candidate, gradients).plan()
         except Unlike as unlike:
             reason = reason or str(unlike)
-        finally:
-            kept.put_back()
-            streams.put_back()
     first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
     if first is not None and first.shape[0] < gradients.ranks.size:
         return Refusal(f"a batch of {first.shape[0]} has fewer rows than there are ranks ({gradients.ranks.size})")
@@ -43,12 +38,7 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:
     """Whether a plan holds for this call too, by a short look. Collective."""
     candidate = Candidate(plan.base, flat[plan.base].shape[plan.dim], plan.cuts)
-    kept, streams = State(subject.modules), Streams.now()
-    try:
-        return Trial(subject, flat, spec, candidate, gradients).again(plan)
-    finally:
-        kept.put_back()
-        streams.put_back()
+    return Trial(subject, flat, spec, candidate, gradients).again(plan)
 
 
 def refused_before(subject: Subject) -> Refusal | None:

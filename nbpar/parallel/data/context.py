@@ -90,12 +90,12 @@ def reading_unseen() -> Iterator[None]:
         unseen = before
 
 
-def read(tensor: Tensor) -> None:
-    """Python reads a tensor's value. Raises Stopped in a split call that was not seen to do so."""
+def read(tensor: Tensor, *, shares: bool = False) -> None:
+    """Python reads a tensor's value, or shares its memory. Raises Stopped in a split call that was not seen to do so."""
     if unseen:
         return
     if record is not None:
-        record.read(tensor)
+        record.read(tensor, shares=shares)
     elif running is not None and not running.over and not running.reads_allowed:
         raise Stopped("Python reads a value in it that its first call did not read")
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
+from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, walk
 from nbpar.uncompiled import Mode
 
 # Draws whose use of the stream depends on the values of other rows: rejection sampling, fused kernels.
@@ -61,16 +62,22 @@ class Drawn:
 
 
 class Record(Mode):
-    """Watches a whole call: keeps its draws, and notes whether Python reads a value that depends on the rows."""
+    """Watches a whole call: keeps its draws, and notes whether Python reads a value that depends on the rows.
 
-    def __init__(self, rows: Iterable[Tensor]) -> None:
+    writes: to the weights.
+    """
+
+    def __init__(self, rows: Iterable[Tensor], writes: Writes) -> None:
         super().__init__()
         self.draws: list[Drawn] = []
+        self.writes = writes
         self.reads = self.reads_rows = False
-        self._tainted = {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in rows)}
+        self._tainted = memory(rows)
 
-    def read(self, tensor: Tensor) -> None:
+    def read(self, tensor: Tensor, *, shares: bool = False) -> None:
+        """shares: what Python gets is the tensor's memory, not a copy."""
         self.reads = True
+        self.writes.seen |= shares and self.writes.holds(tensor)
         if is_elsewhere(tensor) or (is_strided(tensor) and tensor.untyped_storage()._cdata in self._tainted):
             self.reads_rows = True
 
@@ -81,6 +88,7 @@ class Record(Mode):
         if name in ("_local_scalar_dense", "equal", "is_nonzero"):
             for tensor in tensors:
                 self.read(tensor)
+        self.writes.see(function, args, kwargs)
         result = function(*args, **kwargs)
         if any(is_elsewhere(value) for value in walk((args, kwargs))) or any(
             tensor.untyped_storage()._cdata in self._tainted for tensor in tensors
@@ -116,13 +124,14 @@ class Ordered(Mode):
 class Replay(Ordered):
     """In a split call, gives this rank's rows of what a whole call drew. layouts: for each draw, where its rows are."""
 
-    def __init__(self, call: Call, draws: list[Drawn]) -> None:
+    def __init__(self, call: Call, draws: list[Drawn], writes: Writes) -> None:
         super().__init__(call)
-        self.draws = draws
+        self.draws, self.writes = draws, writes
         self.layouts: list[Layout | None] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.writes.see(function, args, kwargs)
         if not is_draw(function, args, kwargs):
             return function(*args, **kwargs)
         at, self.at = self.at, self.at + 1
@@ -226,31 +235,6 @@ def row_dimension(local: Tensor, whole: Tensor, share: Share) -> Layout:
 
 class Unlike(Exception):
     """A trial of a split call differs from the whole one; the text says how."""
-
-
-def is_strided(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_meta
-        and type(value) in (Tensor, torch.nn.Parameter)
-    )
-
-
-def is_elsewhere(value: Any) -> bool:
-    """Whether it stands for memory that cannot be followed."""
-    return isinstance(value, Tensor) and type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__
-
-
-def walk(value: Any) -> Any:
-    """Every value inside tuples, lists and dicts."""
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from walk(item)
-    elif isinstance(value, dict):
-        yield from walk(tuple(value.values()))
-    else:
-        yield value
 
 
 @dataclass(frozen=True)

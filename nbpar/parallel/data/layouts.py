@@ -98,26 +98,27 @@ def layouts(local: Tensor, whole: Tensor, share: Share) -> Iterator[Layout]:
                 yield Layout(dim, outer)
 
 
-def find(local: Tensor, whole: Tensor, share: Share) -> Layout | Literal["plain"] | None:
-    """How `local` is part of `whole`; "plain" if it has no rows; None if it is not."""
+def find(local: Tensor, whole: Tensor, share: Share, bound: float | None = None) -> Layout | Literal["plain"] | None:
+    """How `local` is part of `whole`; "plain" if it has no rows; None if it is not. bound: as in `same`."""
     for layout in layouts(local, whole, share):
-        if same(local, layout.cut(whole, share)):
+        if same(local, layout.cut(whole, share), bound):
             return layout
     return "plain" if local.shape == whole.shape else None
 
 
-def plain(local: Tensor, whole: Tensor, share: Share, ranks: Ranks) -> Plain | None:
+def plain(local: Tensor, whole: Tensor, share: Share, ranks: Ranks, bound: float | None = None) -> Plain | None:
     """What kind of number this is. Collective."""
-    if all(ranks.objects(same(local, whole))):
+    bound = tolerance(whole.dtype) if bound is None else bound
+    if all(ranks.objects(same(local, whole, bound))):
         return "same"
     if not whole.is_floating_point():
         return None
     values = local.detach().double()
     mean = ranks.all_reduce((values * share.weight).contiguous(), "agreement")
-    if same(mean, whole.double(), tolerance(whole.dtype)):
+    if same(mean, whole.double(), bound):
         return "mean"
     total = ranks.all_reduce(values.clone().contiguous(), "agreement")
-    return "sum" if same(total, whole.double(), tolerance(whole.dtype)) else None
+    return "sum" if same(total, whole.double(), bound) else None
 
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -129,7 +130,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def same(a: Tensor, b: Tensor, bound: float | None = None, scale: float = 0.0) -> bool:
-    """Equal, up to rounding. scale: what is small, if it is larger than the largest value."""
+    """Equal, up to rounding. bound: tolerance, if not that of the type. scale: what is small, if larger than the largest value."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.layout != torch.strided or b.layout != torch.strided:

@@ -140,7 +140,7 @@ def reading(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)  # torch knows its methods by name
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         if context.busy:
-            context.read(self)
+            context.read(self, shares=original.__name__ == "numpy")
         return original(self, *args, **kwargs)
 
     return method

@@ -31,6 +31,7 @@ class Ranks:
 
     column = 0
     doubles = True  # whether weights can be shown in float64
+    all_here = True  # whether each rank holds all weights, and sees what writes to them
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group

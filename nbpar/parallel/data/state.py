@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 OWN = ("_parameters", "_modules", "_buffers")
 CONTAINERS = (list, dict, set, collections.deque)
+QUICK = frozenset((*CONTAINERS, collections.OrderedDict))
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Place:
 
 
 def shallow(value: Any) -> Any:
+    if type(value) in QUICK:  # a module has ten of them, mostly empty: `copy.copy` takes 5 µs for each
+        return value.copy()
     return copy.copy(value) if isinstance(value, CONTAINERS) else value
 
 

@@ -31,6 +31,12 @@ class Subject:
     def name(self) -> str:
         return type(self.module).__name__ if self.module is not None else getattr(self.key, "__name__", "function")
 
+    @property
+    def single(self) -> bool:
+        """Whether all weights are in single precision."""
+        weights = [weight for weight in self.parameters if weight.is_floating_point()]
+        return bool(weights) and all(weight.dtype == torch.float32 for weight in weights)
+
     def trial(self, *args: Any, **kwargs: Any) -> Any:
         """The call for a look at few rows: a compiled module is not compiled anew for them."""
         eager = getattr(self.module, "_orig_mod", None)
@@ -57,10 +63,10 @@ class Subject:
             show()
             yield show
 
-    def fingerprint(self) -> list[tuple[int, float]]:
-        """Changes when a weight is written to or replaced."""
+    def fingerprint(self, *, values: bool) -> list[tuple[int, float]]:
+        """Changes when a weight is replaced or shows other memory; with `values` also when it is written to."""
         weights = list(self.module.parameters()) if self.module is not None else []
-        return [(id(weight), float(weight.detach().sum())) for weight in weights]
+        return [(id(weight), float(weight.detach().sum()) if values else weight.data_ptr()) for weight in weights]
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
@@ -89,11 +95,11 @@ NOISE = torch.rand(1021, generator=torch.Generator().manual_seed(7), dtype=torch
 
 
 def shaken(weight: Tensor, double: bool) -> Tensor:
-    """The weight plus noise of a tenth of its spread, and a little where it has none."""
+    """The weight plus noise of a tenth of its spread, a little where it has none, and more where all is zero."""
     new = weight.to(torch.float64 if double else weight.dtype, memory_format=torch.contiguous_format, copy=True)
     sample = new.view(-1)[:4096]
     spread = float(sample.std(correction=0)) if sample.numel() > 1 else 0.0
-    pattern = NOISE.to(new.device, new.dtype) * (0.2 * spread + 0.02)
+    pattern = NOISE.to(new.device, new.dtype) * (0.2 * spread + (0.02 if spread or sample.any() else 0.2))
     for part in new.view(-1).split(len(NOISE) * 1024):
         even = len(part) // len(NOISE) * len(NOISE)
         part[:even].view(-1, len(NOISE)).add_(pattern)

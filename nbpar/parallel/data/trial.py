@@ -15,12 +15,14 @@ from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.context import Call
 from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, now
-from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, reduced
+from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, reduced, tolerance
+from nbpar.parallel.data.memory import Writes
 from nbpar.parallel.data.plan import Candidate, Plan
 from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
 
+NARROW = 1e-5  # how close single precision must be; what is not is looked at in double precision
 WHOLE_VALUES = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -41,7 +43,7 @@ class WholeRun:
     reads: bool
     reads_rows: bool
     streams: Streams
-    gradients: list[Tensor | None]
+    gradients: probes.Gradients | None
     writes: bool = False
 
 
@@ -60,24 +62,37 @@ class Trial:
             if key not in few:
                 few[key] = flat[at].detach().index_select(layout.dim, index.to(flat[at].device))
         self.few = {at: few[id(flat[at]), layout] for at, layout in candidate.cuts}
+        self.bound: float | None = None  # tolerance, if not that of the type
 
     def plan(self) -> Plan:
-        """From all the evidence."""
+        """From all the evidence. Double precision takes several times as long, so it is for what single leaves open."""
         if self.ranks.doubles and not reduced():
+            if self.subject.single:
+                try:
+                    return self.collect(double=False, bound=NARROW)
+                except Unlike:
+                    pass
             try:
                 return self.collect(double=True)
             except Unsuited:  # a program that insists on its own type
                 pass
         return self.collect(double=False)
 
-    def collect(self, double: bool) -> Plan:
+    def collect(self, double: bool, bound: float | None = None) -> Plan:
+        """One look at rows with holes; where the program does not take them, at the rows as they are and at each kind of hole."""
+        self.bound = bound
         with self.subject.disturbed(double) as show_afresh:
+            variants = self.holes()
+            try:
+                return self.evidence(variants[0], double, show_afresh, gradients=True)
+            except Unsuited:
+                pass
             plan = self.evidence(self.few, double, show_afresh, gradients=True)
-            for holed in self.holes():
+            for holed in variants:
                 try:
                     other = self.evidence(holed, double, show_afresh, gradients=False)
                 except Unsuited:
-                    continue  # the program does not take such values
+                    continue
                 if (other.outputs, other.state) != (plan.outputs, plan.state):
                     raise Unlike("its result is a mean over some entries (a mask?), which rows share unevenly")
         return plan
@@ -95,7 +110,7 @@ class Trial:
         return (now.outputs, now.state, now.draw_layouts) == (plan.outputs, plan.state, plan.draw_layouts)
 
     def holes(self) -> list[dict[int, Tensor]]:
-        """The few rows with some entries zero; on the CPU also with some labels ignored."""
+        """The few rows with some entries zero and, on the CPU, some labels ignored; then with only the one or the other."""
         chance = torch.Generator().manual_seed(11)
 
         def pierce(tensor: Tensor, value: int) -> Tensor:
@@ -105,11 +120,12 @@ class Trial:
         by_tensor: dict[int, Tensor] = {}
         for tensor in self.few.values():
             by_tensor.setdefault(id(tensor), pierce(tensor, 0))
-        variants = [{at: by_tensor[id(tensor)] for at, tensor in self.few.items()}]
+        zero = {at: by_tensor[id(tensor)] for at, tensor in self.few.items()}
         labels = {at: tensor for at, tensor in self.few.items() if tensor.dtype == torch.int64 and at != self.candidate.base}
         if labels and all(tensor.device.type == "cpu" for tensor in labels.values()):
-            variants.append({**self.few, **{at: pierce(tensor, -100) for at, tensor in labels.items()}})
-        return variants
+            ignored = {at: pierce(tensor, -100) for at, tensor in labels.items()}
+            return [{**zero, **ignored}, zero, {**self.few, **ignored}]
+        return [zero]
 
     def evidence(self, few: dict[int, Tensor], double: bool, show_afresh: Callable[[], None] | None, gradients: bool) -> Plan:
         """What a whole and a split run say. Raises Unsuited where the whole run fails.
@@ -117,21 +133,26 @@ class Trial:
         show_afresh: puts the weights right, should the call write to them; None where it is known not to.
         """
         kept, streams = State(self.subject.modules), Streams.now()
-        before = self.subject.fingerprint() if show_afresh else None
+        values = not self.ranks.all_here
+        before = self.subject.fingerprint(values=values) if show_afresh else None
+        writes = Writes(self.subject.parameters)
+
+        def put_back() -> bool:
+            """Gives whether the weights have been written to."""
+            kept.put_back()
+            streams.put_back()
+            written = show_afresh is not None and (writes.seen or self.subject.fingerprint(values=values) != before)
+            if show_afresh and written:
+                show_afresh()
+            return written
+
         try:
             inputs = self.inputs(few, double)
-            whole = self.run_whole(inputs, gradients)
-            whole.writes = show_afresh is not None and self.subject.fingerprint() != before
-            kept.put_back()
-            streams.put_back()
-            if show_afresh and whole.writes:
-                show_afresh()
-            return self.run_split(inputs, whole)
+            whole = self.run_whole(inputs, gradients, kept, writes)
+            whole.writes = put_back()
+            return self.run_split(inputs, whole, kept, writes)
         finally:
-            kept.put_back()
-            streams.put_back()
-            if show_afresh and self.subject.fingerprint() != before:
-                show_afresh()
+            put_back()
             torch.clear_autocast_cache()  # it knows weights by name, not by value
 
     def inputs(self, few: dict[int, Tensor], double: bool) -> list[Any]:
@@ -146,10 +167,9 @@ class Trial:
 
         return [fresh(few.get(at, value), value) if isinstance(value, Tensor) else value for at, value in enumerate(self.flat)]
 
-    def run_whole(self, inputs: list[Any], gradients: bool) -> WholeRun:
-        kept = State(self.subject.modules)
+    def run_whole(self, inputs: list[Any], gradients: bool, kept: State, writes: Writes) -> WholeRun:
         flat = copies(inputs)
-        record = Record([flat[at] for at, _ in self.candidate.cuts])
+        record = Record([flat[at] for at, _ in self.candidate.cuts], writes)
         args, kwargs = tree_unflatten(flat, self.spec)
         start = now()
         try:
@@ -167,17 +187,19 @@ class Trial:
                 raise Unlike(f"it returns a {type(value).__name__}, which cannot be put together from rows")
         wholes = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
         state = {place: value.detach().clone() for place, value in kept.changes().items()}
+        streams, numbers, contained = Streams.now(), kept.plain(), kept.contained()
+        seen = probes.gradients(self.subject, values, inputs, start) if gradients else None
+        if seen and not seen.finite:
+            raise Unsuited("its gradients are not numbers")
         return WholeRun(
-            wholes, spec, state, kept.plain(), kept.contained(), record.draws, record.reads, record.reads_rows,
-            Streams.now(), probes.gradients(self.subject, values, inputs, start) if gradients else [],
+            wholes, spec, state, numbers, contained, record.draws, record.reads, record.reads_rows, streams, seen
         )  # fmt: skip
 
-    def run_split(self, inputs: list[Any], whole: WholeRun) -> Plan:
+    def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, writes: Writes) -> Plan:
         if whole.contained:
             raise Unlike(f"it keeps tensors in a container (`.{whole.contained}`)")
-        kept = State(self.subject.modules)
         call = Call(self.share, self.ranks, self.gradients)
-        replay = Replay(call, whole.draws)
+        replay = Replay(call, whole.draws, writes)
         streams = Streams.now()
         hows: list[Any] = []
         state: dict[Place, Any] = {}
@@ -201,16 +223,16 @@ class Trial:
         local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
         if isinstance(local, str):
             raise Unlike(self.said(local))
-        now = kept.changes()
-        outputs = [self.settle(how, *pair) for how, *pair in zip(self.agreed(hows), local.values, whole.values, strict=True)]
-        places = sorted(state, key=lambda place: (place.module, place.name))
-        settled = self.agreed([state[place] for place in places])
-        how_state = {p: self.settle(how, now[p], whole.state[p]) for p, how in zip(places, settled, strict=True)}
-        probes.compare(self.subject, local.values, outputs, call, inputs, whole.gradients)
+        now, places = kept.changes(), sorted(state, key=lambda place: (place.module, place.name))
+        outputs_here, state_here = self.agreed(hows, [state[place] for place in places], replay.layouts)
+        outputs = [self.settle(how, *pair) for how, *pair in zip(outputs_here, local.values, whole.values, strict=True)]
+        how_state = {p: self.settle(how, now[p], whole.state[p]) for p, how in zip(places, state_here, strict=True)}
+        if whole.gradients:
+            probes.compare(self.subject, local.values, outputs, call, inputs, whole.gradients, self.bound)
         return Plan(
             self.candidate.base, self.candidate.cuts, tuple(outputs), whole.spec,
             {place: how for place, how in how_state.items() if how is not None},
-            tuple(draw.name for draw in whole.draws), tuple(self.agreed_layouts(replay.layouts)),
+            tuple(draw.name for draw in whole.draws), tuple(replay.layouts),
             not streams.same_python(whole.streams), whole.reads, whole.writes,
         )  # fmt: skip
 
@@ -221,7 +243,7 @@ class Trial:
             if repr(local) != repr(whole):
                 raise Unlike(f"{what} {str(whole)[:40]!r} depends on the rows of the batch together")
             return None
-        how = find(local, whole, self.share) if isinstance(local, Tensor) else None
+        how = find(local, whole, self.share, self.within(whole)) if isinstance(local, Tensor) else None
         if how is None:
             shape = tuple(local.shape) if isinstance(local, Tensor) else type(local).__name__
             raise Unlike(
@@ -229,38 +251,40 @@ class Trial:
             )
         return how
 
+    def within(self, whole: Tensor) -> float | None:
+        return None if self.bound is None else min(self.bound, tolerance(whole.dtype))
+
     def said(self, own: str) -> str:
         """The first rank's own reason, the same on all."""
         reasons = self.ranks.objects(own)
         return next((reason for reason in reasons if not reason.startswith("another rank")), reasons[0])
 
-    def agreed(self, hows: list[Any]) -> list[Any]:
-        """The ranks' findings, which must be the same layouts."""
-        every = self.ranks.objects(hows)
-        result = []
-        for ways in zip(*every, strict=True):
-            kinds = set(ways)
-            if len(kinds) > 1 and not all(isinstance(way, Layout) for way in kinds):
-                raise Unlike("rows mix: ranks find different layouts of its result")
-            if len(kinds) > 1:
-                raise Unlike("the layout of its rows is not the same on all ranks")
-            result.append(ways[0])
-        return result
-
-    def agreed_layouts(self, layouts: list[Layout | None]) -> list[Layout | None]:
+    def agreed(self, outputs: list[Any], state: list[Any], draws: list[Layout | None]) -> tuple[list[Any], list[Any]]:
+        """The ranks' findings on outputs and state, which must be the same layouts; those of draws within a column."""
+        columns, *findings, every_draws = zip(*self.ranks.objects((self.ranks.column, outputs, state, draws)), strict=True)
         found: dict[int, Any] = {}
-        for column, theirs in self.ranks.objects((self.ranks.column, layouts)):
+        for column, theirs in zip(columns, every_draws, strict=True):
             if found.setdefault(column, theirs) != theirs:
                 raise Unlike("it draws other random numbers on other ranks")
-        return layouts
+        return same_ways(findings[0]), same_ways(findings[1])
 
     def settle(self, how: Any, local: Any, whole: Any) -> How | None:
         if how != "plain":
             return how
-        settled = plain(local, whole, self.share, self.ranks)
+        settled = plain(local, whole, self.share, self.ranks, self.within(whole))
         if settled is None:
             raise Unlike(f"its result {tuple(whole.shape)} is neither alike on all ranks, nor a mean or sum over rows")
         return settled
+
+
+def same_ways(every: Sequence[list[Any]]) -> list[Any]:
+    """Of each value, the way that all ranks found."""
+    for ways in zip(*every, strict=True):
+        if len(kinds := set(ways)) > 1:
+            if not all(isinstance(way, Layout) for way in kinds):
+                raise Unlike("rows mix: ranks find different layouts of its result")
+            raise Unlike("the layout of its rows is not the same on all ranks")
+    return every[0]
 
 
 def copies(originals: Sequence[Any]) -> list[Any]:

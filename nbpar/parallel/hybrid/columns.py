@@ -19,6 +19,7 @@ from nbpar.plan.mesh import Mesh
 class Columns(Ranks):
     """The ranks that hold the same stage, one for each replica. A value of another stage is meta on all of them."""
 
+    all_here = False
     dispatch: Dispatch
 
     def __init__(self, mesh: Mesh, group: dist.ProcessGroup) -> None:

@@ -16,6 +16,7 @@ from nbpar.plan.mesh import Mesh
 class ShardColumns(Ranks):
     """The ranks that hold the same shards, one for each replica. Every rank has, or can gather, the whole of every value."""
 
+    all_here = False
     doubles = False  # a tensor that is split cannot change its type while a graph holds it
 
     def __init__(self, mesh: Mesh, group: dist.ProcessGroup) -> None:

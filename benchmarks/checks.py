@@ -1,0 +1,66 @@
+"""What it costs that `%%parallel data` tries out a call before it splits it, in units of one forward of one process."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+from benchmarks.data import ROUNDS, WORKLOADS, Workload, prepared, rest
+from benchmarks.harness import RANKS, Row
+
+PEER = "its forward in one process"
+NAMES = ("MLP, 8 MiB of gradients", "CNN, 64 images of 32×32", "GPT, 0.8 M parameters", "GPT, 10 M parameters")
+
+Figures = dict[str, list[float]]
+
+
+def rows() -> list[Row]:
+    """Of some of the workloads of `data`, in one launch of ranks."""
+    from tests.ranks import run_ranks
+
+    workloads = [workload for workload in WORKLOADS if workload.name in NAMES]
+    table = []
+    for workload, figures in zip(workloads, run_ranks(RANKS, measure, workloads, timeout=500)[0], strict=True):
+        table.append(Row(f"checks of a first call: {workload.name}", figures["first"], PEER, figures["forward"], "ms", "≤ 1×"))
+        table.append(Row(f"a later look: {workload.name}", figures["later"], PEER, figures["forward"], "ms"))
+    return table
+
+
+def measure(workloads: list[Workload]) -> list[Figures]:
+    """On every rank: ms of the checks of a first step and of a first step in a later cell, and of a forward in rank 0 alone."""
+    return [of(prepared(workload, None), workload.loss) for workload in workloads]
+
+
+def of(names: dict[str, Any], loss: str) -> Figures:
+    """The first round warms up and is dropped."""
+    import torch.distributed as dist
+
+    figures: Figures = {"first": [], "later": [], "forward": []}
+    original = names["model"]
+    for _ in range(ROUNDS + 1):
+        names["model"] = copy.deepcopy(original)  # of which nothing is known
+        for when in ("first", "later"):
+            rest()
+            figures[when].append(checks(names, loss) * 1e3)
+        rest()
+        if dist.get_rank() == 0:
+            figures["forward"].append(forward(names) * 1e3)
+    return {name: times[1:] for name, times in figures.items()}
+
+
+def checks(names: dict[str, Any], loss: str) -> float:
+    """Seconds that the checks take in a cell of one step, as its closing line says."""
+    from nbpar.parallel import mode
+
+    with mode("data", {}, names) as report:
+        exec(f"loss = {loss}\nloss.backward()\ndel loss", names)
+    return float(report.details["check seconds"])
+
+
+def forward(names: dict[str, Any]) -> float:
+    model, x = names["model"], names["x"]
+    model(x)
+    began = time.perf_counter()
+    model(x)
+    return time.perf_counter() - began

@@ -1,0 +1,58 @@
+"""Whose memory a tensor shows, and whether operators write to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def memory(tensors: Iterable[Tensor]) -> dict[int, Any]:
+    """The tensors' storages by address, kept alive."""
+    return {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in tensors if is_strided(tensor))}
+
+
+class Writes:
+    """Notes whether operators write to some tensors' memory, whatever view of it they are given."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.storages = memory(tensors)
+        self.seen = False
+
+    def see(self, function: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if self.seen or not function._schema.is_mutable:
+            return
+        for at, declared in enumerate(function._schema.arguments):
+            if declared.alias_info is not None and declared.alias_info.is_write:
+                given = args[at] if at < len(args) else kwargs.get(declared.name)
+                self.seen |= any(self.holds(value) for value in walk(given))
+
+    def holds(self, value: Any) -> bool:
+        return is_strided(value) and value.untyped_storage()._cdata in self.storages
+
+
+def is_strided(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_meta
+        and type(value) in (Tensor, torch.nn.Parameter)
+    )
+
+
+def is_elsewhere(value: Any) -> bool:
+    """Whether it stands for memory that cannot be followed."""
+    return isinstance(value, Tensor) and type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+def walk(value: Any) -> Iterator[Any]:
+    """Every value inside tuples, lists and dicts."""
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from walk(item)
+    elif isinstance(value, dict):
+        yield from walk(tuple(value.values()))
+    else:
+        yield value
