@@ -1,5 +1,6 @@
 """torch.distributed over mpi4py, traced, with waits that can be ended."""
 
+from . import foreign
 from .join import all_reduce_, join, leave, meet_at_end, moment, renew, sum_over, watch
 from .relay import relay, way
 from .state import joined as world
@@ -12,6 +13,7 @@ __all__ = [
     "Trace",
     "abort",
     "all_reduce_",
+    "foreign",
     "join",
     "leave",
     "meet_at_end",

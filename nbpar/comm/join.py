@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +15,13 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from ..display.calls import END
-from . import shortcut
+from . import foreign, shortcut
 from .buffers import NUMBERS
 from .collectives import NOTHING, MPIGroup
 from .drain import drain
 from .group import AtOnce
 from .state import cores, joined, state
+from .store import meeting_point
 from .trace import trace
 from .waiting import SWITCH_INTERVAL
 
@@ -33,9 +33,9 @@ SET_UP = "set-up"  # the control group's name in the trace
 def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "") -> None:
     """Make torch.distributed's default group over a duplicate of `world`. Collective over `world`.
 
-    backend: mpi (CUDA tensors go through host memory), or torch's own gloo or nccl, which are not traced and whose waits
-    `abort` cannot end. address: by which other hosts reach this one, by default its name. After this,
-    `dist.init_process_group("mpi")` and `dist.new_group(backend="mpi")` work too.
+    backend: mpi (CUDA tensors go through host memory), or torch's own gloo or nccl, which are not traced.
+    address: by which other hosts reach this one, by default its name. After this, `dist.init_process_group("mpi")` and
+    `dist.new_group(backend="mpi")` work too.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
@@ -52,12 +52,14 @@ def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "") -> None:
     state.address = address or os.uname().nodename
     state.control = MPIGroup(world.Dup(), (everyone(), 0), SET_UP)
     shortcut.install()
+    foreign.install()
     init_default_group()
 
 
 def leave() -> None:
     """End torch.distributed and give the communicators back. Collective."""
     shortcut.remove()
+    foreign.remove()
     if dist.is_initialized():
         dist.destroy_process_group()
     if state.control is not None:
@@ -74,6 +76,7 @@ def renew() -> None:
 
     world = joined()
     progress.forget_all()
+    foreign.cut()
     meeting = world.Dup()
     state.stuck.extend((group.comm, group.live, group.signatures) for group in drain(state.groups, meeting))
     state.groups.clear()
@@ -97,21 +100,8 @@ def init_default_group() -> None:
         dist.init_process_group("mpi")
         return
     world = joined()
-    dist.init_process_group(state.backend, store=meeting_point(world), rank=world.rank, world_size=world.size)
-
-
-def meeting_point(world: MPI.Intracomm) -> Any:
-    """The store by which torch's own backends find each other: a file on one host, else a port of rank 0's. Collective."""
-    stores: Any = dist
-    if not state.spread:
-        folder = world.bcast(tempfile.mkdtemp(prefix="nbpar-") if world.rank == 0 else None)
-        return stores.FileStore(f"{folder}/rendezvous", world.size)
-    if world.rank == 0:
-        store = stores.TCPStore(state.address, 0, world.size, is_master=True, wait_for_workers=False)
-        world.bcast((state.address, store.port))
-        return store
-    address, port = world.bcast(None)
-    return stores.TCPStore(address, port, world.size, wait_for_workers=False)
+    state.store = meeting_point(world)
+    dist.init_process_group(state.backend, store=state.store, rank=world.rank, world_size=world.size)
 
 
 _created: Counter[tuple[int, ...]] = Counter()  # groups so far by their ranks, alike on all of them

@@ -23,7 +23,8 @@ class State:
     reason: why every wait must end, or None; error: in which exception. watched: whether collectives are signed.
     moment: what a mode counts alike on all ranks, to tell one message from another.
     crowded: this host has more ranks than cores for them. spread: there are several hosts; address: by which they reach this one.
-    threaded: MPI may be called by several threads at a time.
+    threaded: MPI may be called by several threads at a time. sockets: of torch's own backends, by device and inode;
+    store: by which these find each other; C++ keeps no reference.
     """
 
     world: MPI.Intracomm | None = None
@@ -40,6 +41,8 @@ class State:
     spread: bool = False
     address: str = ""
     threaded: bool = True
+    store: Any = None
+    sockets: set[tuple[int, int]] = field(default_factory=set)
 
 
 state = State()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import NbparError, PeerFailed
+from . import foreign
 from .state import state
 from .trace import trace
 
@@ -29,6 +30,7 @@ def abort(reason: str, error: type[NbparError] = PeerFailed) -> None:
     """End every wait of this process, now and until `renew`, with error(reason). Callable from any thread."""
     if state.reason is None:
         state.error, state.reason = error, reason
+        foreign.cut()
 
 
 def ended() -> NbparError:

@@ -47,6 +47,10 @@ class Interrupt:
         self._requested = cell, number
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
 
+    def pending(self, cell: int, number: int) -> bool:
+        """Whether the cell runs and has not noticed that interrupt: its thread sits in a C call."""
+        return cell == self._running and number > self._heard
+
     def __call__(self, cell: int) -> Interrupt:
         self._cell = cell
         return self

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nbpar.ranks.steps import Steps
 
 BATCH = 0.003  # seconds between two sends: a flood of prints travels in few messages
+UNHEARD = 0.2  # seconds after an interrupt
 
 
 class IOThread(threading.Thread):
@@ -64,12 +65,20 @@ class IOThread(threading.Thread):
             comm.abort(message.header)
         elif message.kind == "interrupt":
             self._interrupt.request(*message.header)
+            threading.Timer(UNHEARD, self._end_deaf_wait, message.header).start()
         elif message.kind == "where":
             channel.send(self._socket, channel.Message("where", where()))
         elif message.kind == "hold" and self.steps:
             channel.send(self._socket, channel.Message("held", self.steps.hold(message.header)))
         elif message.kind == "until" and self.steps:
             self.steps.until(*message.header)
+
+    def _end_deaf_wait(self, cell: int, number: int) -> None:
+        """torch's own backends wait in C++ and do not notice an interrupt."""
+        if self._interrupt.pending(cell, number):
+            from nbpar import comm
+
+            comm.foreign.cut()
 
 
 def where() -> dict[str, Any]:

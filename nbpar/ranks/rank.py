@@ -141,7 +141,7 @@ class Rank:
             return self._run(task, frames)
         except BaseException as error:
             self.progress.end()
-            failure = self.shell.failed(error, traceback.format_exc().splitlines())
+            failure = self._caused(self.shell.failed(error, traceback.format_exc().splitlines()))
             return Reply(0.0, self.outlet.produced, failure), []
 
     def _run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
@@ -226,7 +226,7 @@ class Rank:
                     self.interrupt(task.number),
                     check.watching() if check else nullcontext() as witness,
                 ):
-                    failure = self.shell.run(task.code, task.count)
+                    failure = self._caused(self.shell.run(task.code, task.count))
                     if witness and not failure:
                         witness.finish()
                 if failure:
@@ -242,6 +242,15 @@ class Rank:
         if check and not failure and (verdict := check.verdict()):
             report.details.update(check=verdict, closing=[*report.details.get("closing", []), str(verdict)])
         return failure, report
+
+    def _caused(self, failure: Any) -> Any:
+        """The same; told as PeerFailed where torch's own backend failed because the kernel has ended its waiting."""
+        from nbpar.errors import PeerFailed
+
+        if not failure or not failure.wait or failure.follows or (reason := self.comm.foreign.why_cut()) is None:
+            return failure
+        caused = self.shell.failed(PeerFailed(reason, failure.wait), failure.traceback)
+        return replace(caused, line=failure.line)
 
     def _check(self, task: Any) -> Any:
         """Before the cell, rank 0 has one process replay it."""

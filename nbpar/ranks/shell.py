@@ -12,6 +12,7 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
+from nbpar.comm import foreign
 from nbpar.errors import PeerFailed
 from nbpar.ranks import frames
 from nbpar.ranks.outlet import Outlet
@@ -79,6 +80,8 @@ class RankShell(InteractiveShell):
         if value is None:
             return kind, value, tb
         frames.hide(value)
+        if isinstance(value, KeyboardInterrupt) and value.__context__ is not None and foreign.failed(value.__context__):
+            value.__suppress_context__ = True  # the wait that was ended for the interrupt
         sys.last_traceback = value.__traceback__  # what the hidden frames held may go
         return kind, value, value.__traceback__
 
@@ -91,8 +94,13 @@ class RankShell(InteractiveShell):
             pickled = cloudpickle.dumps(value)
         except Exception:
             pickled = None
-        wait = getattr(value, "wait", "") if isinstance(value, PeerFailed) else ""
-        return Failure(f"{module}{etype.__qualname__}", str(value), list(stb), self._cell_line(value), pickled, wait)
+        return Failure(f"{module}{etype.__qualname__}", str(value), list(stb), self._cell_line(value), pickled, self._wait(value))
+
+    def _wait(self, value: BaseException) -> str:
+        """Where the rank waited for others, if this may tell that another rank failed."""
+        if isinstance(value, PeerFailed):
+            return value.wait or foreign.place(value, self.is_cell)
+        return foreign.place(value, self.is_cell, "wait") if foreign.failed(value) else ""
 
     def failed(self, error: BaseException, stb: list[str] | None = None) -> Failure:
         """An exception that the shell has not seen, told as one that it has. stb: its traceback."""

@@ -44,7 +44,7 @@ class Failure:
     traceback: list[str] = field(repr=False)  # as IPython prints it
     line: int | None  # of the cell
     exception: bytes | None = field(default=None, repr=False)  # pickled, if it can be
-    wait: str = ""  # where it waited ("in all_reduce #17 of 3×3, line 6"), if it only tells that another rank failed
+    wait: str = ""  # where it waited ("in all_reduce #17 of 3×3, line 6"), if it may only tell that another rank failed
 
     @property
     def identity(self) -> tuple[str, str, int | None]:

@@ -1,0 +1,72 @@
+"""Ranks that wait in torch's own backend, in C++, where no poll can be ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.common import DIST
+from tests.notebook import Notebook
+
+FAULT = "if dist.get_rank() == 1:\n    time.sleep(0.5)\n    print('raised at', time.time())\n    raise ValueError('boom')\n"
+DDP = "ddp = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 3))\nout = ddp(torch.ones(2, 3)).sum()\n"
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def size(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(scope="module")
+def gloo(size: int) -> Iterator[Notebook]:
+    with Notebook() as notebook:
+        notebook.run(f"%parallel start -n {size} --backend gloo")
+        notebook.run("%%parallel\n1 / 0", fails=True)  # the first traceback takes a second of imports
+        yield notebook
+
+
+def works(notebook: Notebook, size: int, pids: list[int]) -> None:
+    cell = f"{DIST}x = torch.ones(2); dist.all_reduce(x); dist.all_reduce(x, group=dist.new_group()); print(x.tolist())"
+    assert notebook.run(cell).said == {f"[{size**2}.0, {size**2}.0]"}
+    assert notebook.value("nbpar.world().pids") == pids, "on the same processes"
+
+
+@pytest.mark.parametrize(
+    ("setup", "wait", "where"),
+    [
+        ("", "dist.all_reduce(torch.ones(3, 3))", "all_reduce"),
+        ("", "dist.all_gather([torch.ones(1)] * dist.get_world_size(), torch.ones(1))", "all_gather"),
+        ("", "dist.barrier()", "barrier"),
+        ("", "dist.recv(torch.ones(3), 1)", "recv"),
+        ("", "dist.all_reduce(torch.ones(3), async_op=True).wait()", "wait"),
+        ("group = dist.new_group()\n", "dist.all_reduce(torch.ones(3), group=group)", "all_reduce"),
+        ("", "dist.new_group()", "new_group"),
+        (DDP, "out.backward()", "backward"),
+    ],
+)
+def test_one_rank_raises_while_the_others_wait(gloo: Notebook, size: int, setup: str, wait: str, where: str) -> None:
+    pids = gloo.value("nbpar.world().pids")
+    code = DIST + setup + FAULT + wait
+    cell = gloo.run(code, fails=True, timeout=30)
+    raised = float(cell.stdout.partition("raised at ")[2].split()[0])
+    assert time.time() - raised < 1.5 and cell.error == "CellError"
+    assert f"### rank 1 of {size}" in cell.traceback and "ValueError: boom" in cell.traceback and "gloo" not in cell.traceback
+    for rank in {*range(size)} - {1}:
+        assert f"rank {rank} was waiting in {where}, line {len(code.splitlines())}\n" in cell.traceback
+    works(gloo, size, pids)
+
+
+@pytest.mark.parametrize("mode", ["", "data"])
+def test_an_interrupt_ends_a_wait(gloo: Notebook, size: int, mode: str) -> None:
+    pids = gloo.value("nbpar.world().pids")
+    fault = f"{DIST}if dist.get_rank() == 1:\n    time.sleep(1000)\ndist.all_reduce(torch.ones(1))"
+    message = gloo.send(fault.replace("%%parallel", f"%%parallel {mode}"))
+    time.sleep(1)
+    gloo.interrupt()
+    begin = time.time()
+    cell = gloo.collect(message, 20)
+    assert cell.error == "KeyboardInterrupt" and "gloo" not in cell.traceback, cell
+    assert time.time() - begin < (4 if mode else 2)
+    works(gloo, size, pids)
