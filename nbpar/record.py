@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbpar.display import aggregation, output
 from nbpar.display.live import Live
-from nbpar.display.panels import NAMES, Panels, Section, split_section
+from nbpar.display.panels import NAMES, Panels, Section, split_section, what_if
 from nbpar.display.timeline import PHASES, Timeline
 from nbpar.display.traffic import Traffic, join
 
@@ -153,13 +153,10 @@ class Last:
         return Section("aggregation", "Aggregation: who sent what to whom (measured)", tuple(grids))
 
     def _what_if(self) -> Section | None:
-        from nbpar.display import whatif
-
         plan = self.prediction
         if plan is None or plan.columns or not any(layer.work for layer in plan.layers):
             return None
-        grid, state = whatif.predicted(plan)
-        return Section("what-if", "What if? Other ranks, meshes, micro-batches and schedules (predicted)", (grid,), state)
+        return what_if(plan)
 
     def _output(self) -> Section | None:
         lines = self.output

@@ -86,12 +86,17 @@ def named(columns: tuple[str, ...], hosts: Sequence[str]) -> tuple[str, ...]:
 
 
 def of_plan(plan: Plan) -> Panels:
-    """A plan alone: split, memory and, where layers are whole, what-if."""
+    """A plan alone: split, memory and, where there is a batch to run, what-if."""
     sections = [split_section(plan), Section("memory", "Memory: what a rank needs (predicted)", (split.memory(plan),))]
-    if plan.figures.rows and not plan.columns:
-        grid, state = whatif.predicted(plan)
-        sections.append(Section("what-if", "What if? Other ranks, meshes, micro-batches and schedules (predicted)", (grid,), state))
+    if plan.figures.rows and (plan.figures.columns or not plan.columns):
+        sections.append(what_if(plan))
     return Panels(tuple(sections))
+
+
+def what_if(plan: Plan) -> Section:
+    grid, state = whatif.predicted(plan)
+    ways = "Other ranks and meshes" if plan.columns else "Other ranks, meshes, micro-batches and schedules"
+    return Section("what-if", f"What if? {ways} (predicted)", (grid,), state)
 
 
 def chosen(sections: Sequence[Section], names: Sequence[str]) -> Panels:

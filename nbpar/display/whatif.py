@@ -38,8 +38,10 @@ def _cell(answer: Answer | None, largest: int) -> Cell:
 
 
 def state(plan: Plan, found: list[Answer]) -> dict[str, Any]:
-    """For the page. Each answer: data, model, micro, schedule, memory by stage and kind in KiB, waiting in ‰, bytes sent."""
+    """For the page. part: what ranks of a replica hold one of. Each answer: data, model, micro, schedule, memory by part and
+    kind in KiB, waiting in ‰, bytes sent."""
     return {
+        "part": "shard" if plan.columns else "stage",
         "kinds": [WORDS[kind] for kind in KINDS],
         "now": [plan.mesh.data, plan.mesh.model, plan.micro, plan.schedule],
         "notes": list(plan.notes),

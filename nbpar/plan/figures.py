@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from nbpar.plan.mesh import shares
+from nbpar.plan.stages import Forward, Stages, over
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. parameters: how many; the rest in bytes. activations: kept for the backward pass; work: in operations."""
+    """One layer. parameters: how many; work: in operations of the forward pass; the rest in bytes."""
 
     name: str
     kind: str
@@ -16,7 +21,6 @@ class Layer:
     buffers: int = 0
     gradients: int = 0
     state: int = 0
-    activations: int = 0
     work: float = 0.0
 
     @property
@@ -26,22 +30,49 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Edge:
-    """A tensor made in one layer and used in another (places in the chain)."""
+class Shared:
+    """Bytes of a rank. whole: on every rank alike; split: (columns, bytes of all of them) that ranks share out."""
 
-    key: int
-    source: int
-    target: int
-    bytes: int
-    differentiable: bool
+    whole: int = 0
+    split: tuple[tuple[int, int], ...] = ()
+
+    def of(self, rank: int, ranks: int) -> int:
+        return self.whole + sum(amount // count * shares(count, ranks)[rank] for count, amount in self.split)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Layers over so many ranks. layers: each rank's columns of each; kept: for the backward pass; sent: in a training step.
+
+    given: bytes of the model's arguments that are kept.
+    """
+
+    layers: tuple[tuple[int, ...], ...]
+    kept: Shared
+    sent: Shared
+    given: int
 
 
 @dataclass(frozen=True)
 class Figures:
-    """layers: in the order of registration. rows: of the batch, 0 if there was none. notes: what was assumed or not found."""
+    """layers: in the order of registration. forward: a pass over them. rows: of the batch, 0 if there was none.
+
+    notes: what was assumed or not found. columns: layers split by their columns, by the number of ranks.
+    """
 
     layers: tuple[Layer, ...]
-    edges: tuple[Edge, ...] = ()
+    forward: Forward = field(default_factory=Forward)
     rows: int = 0
     output: int = 0  # bytes of the model's result
     notes: tuple[str, ...] = ()
+    columns: Mapping[int, Columns] = field(default_factory=dict)
+
+    @cached_property
+    def _over(self) -> dict[tuple[int, ...], Stages]:
+        return {}
+
+    def over(self, owners: tuple[int, ...]) -> Stages:
+        """The forward pass over stages. owners: of each layer."""
+        if owners not in self._over:
+            self._over[owners] = over(self.forward, owners)
+        return self._over[owners]

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from nbpar.errors import OptionError
 
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # numbers of them that what-if asks for
+SHARDS = (2, 3, 4, 6, 8, 12, 16)  # and over which it splits single layers
+
 
 @dataclass(frozen=True)
 class Mesh:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from nbpar.errors import OptionError, suggest
 from nbpar.plan.figures import Figures, Layer
-from nbpar.plan.mesh import Mesh, mesh_of, shares
+from nbpar.plan.mesh import SHARDS, Mesh, mesh_of, shares
 from nbpar.plan.schedule import SCHEDULES, Span, bubble, kept, simulate
 
 MODES = ("data", "model", "hybrid")
@@ -59,30 +59,37 @@ class Plan:
         if self.columns:
             return self._columns_memory(replica, stage)
         own = [k for k, owner in enumerate(self.owners) if owner == stage]
-        amounts = {kind: sum(getattr(self.layers[k], kind) for k in own) for kind in KINDS}
+        amounts = {kind: sum(getattr(self.layers[k], kind) for k in own) for kind in KINDS if kind != "activations"}
         alive = kept(self.schedule, self.mesh.model, self.micro, stage) if self.micro > 1 else 1.0
-        amounts["activations"] = round(alive * sum(self.activations(k, self.rows[replica]) for k in own))
-        return amounts
+        return {**amounts, "activations": round(alive * self._for_rows(replica, lambda figures: self._activations(figures, stage)))}
 
     def _columns_memory(self, replica: int, rank: int) -> dict[str, int]:
-        """Buffers and the outputs of layers are whole on every rank."""
+        """Buffers are whole on every rank."""
         amounts: dict[str, float] = dict.fromkeys(KINDS, 0)
-        for k, (layer, columns) in enumerate(zip(self.layers, self.columns, strict=True)):
+        amounts["activations"] = self._for_rows(replica, lambda figures: self._activations(figures, rank))
+        for layer, columns in zip(self.layers, self.columns, strict=True):
             share = columns[rank] / sum(columns) if columns else 1.0
             amounts["buffers"] += layer.buffers
-            amounts["activations"] += self.activations(k, self.rows[replica])
             for kind in ("weights", "gradients", "state"):
                 amounts[kind] += getattr(layer, kind) * share
         return {kind: round(amount) for kind, amount in amounts.items()}
 
-    def activations(self, layer: int, rows: int) -> float:
-        """Bytes that a layer keeps for the backward pass of so many rows: on the line through two measured sizes."""
-        whole = self.layers[layer].activations
+    def _activations(self, figures: Figures, stage: int) -> int:
+        """Bytes kept for the backward pass. A replica's rows of the arguments are a copy."""
+        if not self.columns:
+            passed = figures.over(self.owners)
+            return passed.kept[stage] + (passed.given[stage] if self.mesh.data > 1 else 0)
+        split = figures.columns.get(self.mesh.model)
+        if split is None:
+            return 0
+        return split.kept.of(stage, self.mesh.model) + (split.given if self.mesh.data > 1 else 0)
+
+    def _for_rows(self, replica: int, of: Callable[[Figures], float]) -> float:
+        """A figure for a replica's rows: on the line through two measured sizes."""
+        whole, rows = of(self.figures), self.rows[replica]
         if self.small is None or rows == self.figures.rows:
             return whole
-        half = self.small.layers[layer].activations
-        slope = (whole - half) / (self.figures.rows - self.small.rows)
-        return whole - slope * (self.figures.rows - rows)
+        return whole - (whole - of(self.small)) / (self.figures.rows - self.small.rows) * (self.figures.rows - rows)
 
     @cached_property
     def sent(self) -> tuple[int, ...]:
@@ -90,29 +97,20 @@ class Plan:
         return tuple(self._sent(*self.mesh.place(rank)) for rank in range(self.mesh.size))
 
     def _sent(self, replica: int, stage: int) -> int:
-        share = self.rows[replica] / self.figures.rows if self.figures.rows else 0.0
-        forward, backward = self._crossings
-        total = share * (forward.get(stage, 0) + backward.get(stage, 0))
+        total = self._for_rows(replica, lambda figures: self._passed(figures, stage))
         if self.mesh.data > 1:
-            total += sum(layer.gradients for layer, owner in zip(self.layers, self.owners, strict=True) if owner == stage)
-            total += share * self.figures.output if self.mesh.model == 1 else 0
+            total += self._memory(replica, stage)["gradients"]
+            whole = self.mesh.model == 1 or self.columns
+            total += self.figures.output * self.rows[replica] / self.figures.rows if self.figures.rows and whole else 0
         return round(total)
 
-    @cached_property
-    def _crossings(self) -> tuple[dict[int, int], dict[int, int]]:
-        """Bytes that leave each stage: activations forward, gradients backward; a tensor goes to a stage once."""
-        moved: dict[tuple[int, int, int], tuple[int, bool]] = {}
-        for edge in self.figures.edges:
-            source, target = self.owners[edge.source], self.owners[edge.target]
-            if source != target:
-                moved[edge.key, source, target] = edge.bytes, edge.differentiable
-        forward: dict[int, int] = {}
-        backward: dict[int, int] = {}
-        for (_, source, target), (amount, differentiable) in moved.items():
-            forward[source] = forward.get(source, 0) + amount
-            if differentiable:
-                backward[target] = backward.get(target, 0) + amount
-        return forward, backward
+    def _passed(self, figures: Figures, stage: int) -> int:
+        """Bytes handed over within a replica."""
+        if not self.columns:
+            passed = figures.over(self.owners)
+            return passed.forward[stage] + passed.backward[stage]
+        split = figures.columns.get(self.mesh.model)
+        return split.sent.of(stage, self.mesh.model) if split else 0
 
     @cached_property
     def spans(self) -> list[Span]:
@@ -127,9 +125,7 @@ class Plan:
     @property
     def waiting(self) -> float:
         """The share of a step in which stages wait for each other (the pipeline's bubble), or replicas for the largest share."""
-        if self.columns:
-            return 0.0
-        if self.mesh.model > 1:
+        if self.mesh.model > 1 and not self.columns:
             return bubble(self.spans, self.mesh.model)
         most = max(self.rows, default=0)
         return 1 - sum(self.rows) / (most * len(self.rows)) if most else 0.0
@@ -177,12 +173,16 @@ def make(
     if micro < 1:
         raise OptionError(f"micro={micro}: at least one micro-batch.")
     chosen = mesh_of(mode, mesh)
-    figures = measure(model, batch, optimiser)
+    tensor = how == "tensor" and chosen.model > 1
+    columns = sorted({*SHARDS, chosen.model}) if tensor else ()
+    figures = measure(model, batch, optimiser, columns=columns)
     half = figures.rows // 2
-    small = measure(model, batch, optimiser, rows=half) if half and any(layer.activations for layer in figures.layers) else None
-    if how == "tensor" and chosen.model > 1:
+    small = measure(model, batch, optimiser, half, columns) if half and figures.forward.operations else None
+    if tensor:
         parts = chain({"": model})
-        return Plan(mode, chosen, figures, (0,) * len(parts), small=small, columns=columns_of(parts, chosen.model))
+        split = figures.columns.get(chosen.model)
+        held = split.layers if split else columns_of(parts, chosen.model)
+        return Plan(mode, chosen, figures, (0,) * len(parts), small=small, columns=held)
     return Plan(mode, chosen, figures, stages(model, chosen.model, place or {}), micro, schedule, small)
 
 

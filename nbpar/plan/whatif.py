@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from nbpar.plan.mesh import Mesh
+from nbpar.plan.mesh import RANKS, Mesh
 from nbpar.plan.plan import KINDS, Plan, divided
 from nbpar.plan.schedule import SCHEDULES
 
-RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MICRO = (1, 2, 4, 8, 16, 32)
 
 
@@ -38,19 +37,26 @@ def meshes(ranks: int, layers: int) -> Iterator[Mesh]:
 
 def answers(plan: Plan) -> list[Answer]:
     """For each mesh of up to 64 ranks, and for each number of micro-batches and schedule where they matter."""
-    found = []
     largest = max(plan.figures.rows, 1)
-    for ranks in RANKS:
-        for mesh in meshes(ranks, len(plan.layers)):
-            if mesh.data > largest:
-                continue
-            owners = plan.owners if mesh.model == plan.mesh.model else divided(plan.layers, mesh.model)
-            for micro in MICRO if mesh.model > 1 else (1,):
-                if micro * mesh.data > max(largest, mesh.data):
-                    continue
-                for schedule in SCHEDULES if micro > 1 else ("gpipe",):
-                    found.append(answer(replace(plan, mesh=mesh, owners=owners, micro=micro, schedule=schedule)))
-    return found
+    over = over_columns if plan.columns else over_stages
+    plans = (one for ranks in RANKS for one in over(plan, ranks))
+    return [answer(one) for one in plans if one.mesh.data * one.micro <= largest]
+
+
+def over_stages(plan: Plan, ranks: int) -> Iterator[Plan]:
+    for mesh in meshes(ranks, len(plan.layers)):
+        owners = plan.owners if mesh.model == plan.mesh.model else divided(plan.layers, mesh.model)
+        for micro in MICRO if mesh.model > 1 else (1,):
+            for schedule in SCHEDULES if micro > 1 else ("gpipe",):
+                yield replace(plan, mesh=mesh, owners=owners, micro=micro, schedule=schedule)
+
+
+def over_columns(plan: Plan, ranks: int) -> Iterator[Plan]:
+    for mesh in meshes(ranks, ranks):
+        if mesh.model in plan.figures.columns:
+            yield replace(plan, mesh=mesh, columns=plan.figures.columns[mesh.model].layers)
+        elif mesh.model == 1:
+            yield replace(plan, mesh=mesh, columns=())
 
 
 def answer(plan: Plan) -> Answer:

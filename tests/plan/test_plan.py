@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import nbpar.plan
 from nbpar import parallel
 from nbpar.display import split, whatif
 from nbpar.errors import OptionError
-from nbpar.parallel.tensor.sharded import Sharded
 from nbpar.plan.measure import call_of, measure
+from nbpar.plan.mesh import Mesh, mesh_of
 from nbpar.plan.plan import KINDS, Plan
 from nbpar.plan.whatif import answers
 from tests.model.zoo import IMPORTS, MODELS
+from tests.plan.counted import here, saving, sending
 from tests.ranks import run_ranks
 
 
@@ -30,28 +32,9 @@ def program(name: str) -> dict[str, Any]:
     return names
 
 
-def counted_activations(model: nn.Module, x: Tensor) -> int:
-    """Bytes of the storages that one forward pass keeps, but those that are there anyway."""
-    known = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers(), x)}
-    kept: dict[int, Tensor] = {}
-
-    def keep(value: Tensor) -> Tensor:
-        if value.untyped_storage().data_ptr() not in known:
-            kept[value.untyped_storage().data_ptr()] = value
-        return value
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        result = model(x)
-    del result
-    return sum(value.untyped_storage().nbytes() for value in kept.values())
-
-
 def counted_fixed(names: dict[str, Any]) -> dict[str, int]:
     """Real bytes of a trained model and its optimiser; what lives elsewhere is meta, or is another rank's shard."""
     model, opt = names["model"], names["opt"]
-
-    def here(value: Tensor) -> Tensor:
-        return value._shards.data if isinstance(value, Sharded) else value
 
     def size(values: Any) -> int:
         found = [here(v) for v in values if isinstance(v, Tensor)]
@@ -65,80 +48,77 @@ def counted_fixed(names: dict[str, Any]) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_memory_is_predicted_for_data(name: str) -> None:
-    names = program(name)
-    model, x, y, opt = (names[key] for key in ("model", "x", "y", "opt"))
-    plan = nbpar.plan(model, x, "data", 2, optimiser=opt)
-    assert not plan.notes
-    names["criterion"](model(x), y).backward()
-    opt.step()
-    first = 0
-    for rank, rows in enumerate(plan.rows):
-        counted = {**counted_fixed(names), "activations": counted_activations(model, x[first : first + rows])}
-        predicted = plan.memory[rank]
-        assert sum(predicted.values()) == pytest.approx(sum(counted.values()), rel=0.1)
-        for kind in ("weights", "buffers", "gradients"):
-            assert predicted[kind] == counted[kind]
-        first += rows
+@dataclass(frozen=True)
+class Held:
+    """On one rank: bytes by kind after a step, sent to others of its replica in a step, and where each layer was placed."""
+
+    bytes: dict[str, int]
+    sent: int
+    placed: dict[str, int]
+    lines: tuple[str, ...]
 
 
-def steps(names: list[str], mode: str, options: dict[str, Any]) -> dict[str, Any]:
-    """On a rank: what it holds after a step, by kind, and where each layer was placed."""
-    return {name: step(name, mode, options) for name in names}
+def steps(mode: str, options: dict[str, Any]) -> dict[str, Held]:
+    return {name: step(name, mode, options) for name in MODELS}
 
 
-def step(name: str, mode: str, options: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+def step(name: str, mode: str, options: dict[str, Any]) -> Held:
+    """The third step is counted: the first ones are looked at by modes, and learnt from."""
     names = program(name)
     with parallel.mode(mode, options, names) as report:
-        exec("loss = criterion(model(x), y); loss.backward(); opt.step()", names)
+        exec("for _ in range(2): loss = criterion(model(x), y); loss.backward(); opt.step()", names)
         with torch._C.DisableTorchFunction():  # the mode answers for tensors that live elsewhere
             held = counted_fixed(names)
-    return held, report.details.get("placed", {})
+            there = [*names["model"].parameters(), *names["model"].buffers(), names["x"]]
+        exec("opt.zero_grad()", names)
+        with sending() as sent:
+            with saving(there) as saved:
+                exec("out = model(x)", names)
+            held["activations"] = saved.total()
+            del there
+            exec("loss = criterion(out, y); loss.backward(); opt.step(); del out, loss", names)
+    return Held(held, sent.bytes, report.details.get("placed", {}), tuple(report.lines))
 
 
-def close(plan: Plan, rank: int, held: dict[str, int], name: str) -> None:
-    fixed = {kind: amount for kind, amount in plan.memory[rank].items() if kind != "activations"}
-    assert sum(fixed.values()) == pytest.approx(sum(held.values()), rel=0.1), (name, rank, fixed, held)
+def close(plan: Plan, rank: int, held: Held, name: str) -> None:
+    """All that a rank holds, and what of it is kept for the backward pass."""
+    counted, predicted = held.bytes, plan.memory[rank]
+    if plan.mesh.data > 1 and name == "branch":  # rows decide together, so no replica can have its own
+        assert any("Branch runs whole on every rank" in line for line in held.lines)
+        alone = replace(plan, mesh=Mesh(1, plan.mesh.model))
+        predicted = {**predicted, "activations": alone.memory[rank % plan.mesh.model]["activations"]}
+    assert sum(predicted.values()) == pytest.approx(sum(counted.values()), rel=0.1), (name, rank, predicted, counted)
+    assert predicted["activations"] == pytest.approx(counted["activations"], rel=0.1), (name, rank)
 
 
-def test_memory_is_predicted_for_model() -> None:
-    """Weights, gradients and optimiser state on real ranks; activations are the layers', which the data test counts."""
-    everywhere = run_ranks(2, steps, list(MODELS), "model", {})
+@pytest.mark.parametrize(
+    ("mode", "mesh", "how"),
+    [
+        ("data", "2x1", "layers"),
+        ("model", "1x2", "layers"),
+        ("model", "1x3", "layers"),
+        ("hybrid", "2x2", "layers"),
+        ("model", "1x2", "tensor"),
+        ("model", "1x3", "tensor"),
+        ("hybrid", "2x2", "tensor"),
+    ],
+)
+def test_memory_is_predicted(mode: str, mesh: str, how: str) -> None:
+    """On every rank; and what ranks of a replica send to each other."""
+    options = {"data": {}, "model": {"how": how}, "hybrid": {"how": how, "mesh": mesh}}[mode]
+    everywhere = run_ranks(mesh_of(mode, mesh).size, steps, mode, options)
     for name in MODELS:
         names = program(name)
-        plan = nbpar.plan(names["model"], names["x"], "model", 2, optimiser=names["opt"])
-        assert sum(a["activations"] for a in plan.memory) == pytest.approx(counted_activations(names["model"], names["x"]), rel=0.1)
-        for rank in range(2):
-            held, placed = everywhere[rank][name]
-            assert {key.removeprefix("model."): owner for key, owner in placed.items()} == named(plan)
+        plan = nbpar.plan(names["model"], names["x"], mode, mesh, how=how, optimiser=names["opt"])
+        assert not plan.notes
+        for rank, found in enumerate(everywhere):
+            held = found[name]
             close(plan, rank, held, name)
-
-
-def test_memory_is_predicted_for_a_mesh() -> None:
-    """A replica's stages keep what its rows need."""
-    everywhere = run_ranks(4, steps, list(MODELS), "hybrid", {"mesh": "2x2"})
-    for name in MODELS:
-        names = program(name)
-        model, x = names["model"], names["x"]
-        plan = nbpar.plan(model, x, "hybrid", "2x2", optimiser=names["opt"])
-        for rank in range(4):
-            close(plan, rank, everywhere[rank][name][0], name)
-        first = 0
-        for replica, rows in enumerate(plan.rows):
-            counted = counted_activations(model, x[first : first + rows])
-            assert sum(plan.memory[2 * replica + stage]["activations"] for stage in range(2)) == pytest.approx(counted, rel=0.1)
-            first += rows
-
-
-@pytest.mark.parametrize(("mode", "mesh", "ranks"), [("model", 2, 2), ("model", 3, 3), ("hybrid", "2x2", 4)])
-def test_memory_is_predicted_for_columns(mode: str, mesh: Any, ranks: int) -> None:
-    everywhere = run_ranks(ranks, steps, list(MODELS), mode, {"how": "tensor"} | ({"mesh": mesh} if mode == "hybrid" else {}))
-    for name in MODELS:
-        names = program(name)
-        plan = nbpar.plan(names["model"], names["x"], mode, mesh, how="tensor", optimiser=names["opt"])
-        for rank in range(ranks):
-            close(plan, rank, everywhere[rank][name][0], name)
+            for kind in ("weights", "buffers", "gradients") if mode == "data" else ():
+                assert plan.memory[rank][kind] == held.bytes[kind]
+            if mode == "model":
+                assert plan.sent[rank] == pytest.approx(held.sent, rel=0.1), (name, rank)
+                assert how == "tensor" or {key.removeprefix("model."): owner for key, owner in held.placed.items()} == named(plan)
 
 
 def named(plan: Plan) -> dict[str, int]:
@@ -236,6 +216,21 @@ def test_what_if_contains_the_plan_itself() -> None:
     assert mine[0].waiting == plan.waiting
     assert mine[0].sent == max(plan.sent)
     assert mine[0].memory[1] == tuple(plan.memory[1][kind] for kind in KINDS)
+
+
+def test_what_if_of_columns() -> None:
+    """Shards of the same layers: as that plan by itself. Nothing of it can be cut into micro-batches."""
+    model, x = program("gpt")["model"], program("gpt")["x"]
+    plan = nbpar.plan(model, x, "hybrid", "2x2", how="tensor")
+    found = {answer.mesh: answer for answer in answers(plan)}
+    assert {answer.micro for answer in found.values()} == {1}
+    for mesh in ("2x2", "1x4", "3x2"):
+        other = nbpar.plan(model, x, "hybrid", mesh, how="tensor")
+        assert found[other.mesh].memory == tuple(tuple(other.memory[k][kind] for kind in KINDS) for k in range(other.mesh.model))
+        assert found[other.mesh].sent == max(other.sent)
+    grid, page = whatif.predicted(plan)
+    assert page["part"] == "shard" and page["now"][:2] == [2, 2]
+    assert grid.rows == ("4x1 (data x model)", "2x2 (data x model)", "1x4 (data x model)")
 
 
 def test_many_ranks_and_layers_stay_small() -> None:

@@ -19,7 +19,7 @@ function drawWhatIf(data) {
     d = size / m;
     settle();
   });
-  const mesh = slider("mesh", 0, 0, (k) => `${(d * m) / stages()[k]} replicas × ${stages()[k]} stages`, (k) => {
+  const mesh = slider("mesh", 0, 0, (k) => `${(d * m) / stages()[k]} replicas × ${stages()[k]} ${data.part}s`, (k) => {
     const size = d * m;
     m = stages()[k];
     d = size / m;
@@ -31,6 +31,8 @@ function drawWhatIf(data) {
   for (const name of ["gpipe", "1f1b"]) order.append(element("option", { value: name, text: name }));
   order.addEventListener("change", () => { schedule = order.value; settle(); });
   const orderBox = element("div", { class: "nbpar-slider" }, element("label", { for: id, text: "schedule" }), order);
+
+  batches.box.hidden = orderBox.hidden = data.part === "shard"; // a split layer takes the batch whole
 
   const verdict = element("div", { class: "nbpar-verdict", role: "status", "aria-live": "polite" });
   const bars = element("div", { class: "nbpar-bars" });
@@ -64,14 +66,14 @@ function drawWhatIf(data) {
       `the busiest hands over ${bytes(found.sent)} in a step.`;
     bars.replaceChildren();
     found.memory.forEach((kinds, stage) => {
-      const bar = element("div", { class: "nbpar-bar", role: "img", "aria-label": `stage ${stage}: ${bytes(sums[stage] * 1024)}` });
+      const bar = element("div", { class: "nbpar-bar", role: "img", "aria-label": `${data.part} ${stage}: ${bytes(sums[stage] * 1024)}` });
       kinds.forEach((amount, k) => {
         const part = element("span", { title: `${data.kinds[k]}: ${bytes(amount * 1024)}` });
         part.style.width = `${(100 * amount) / Math.max(1, most)}%`;
         part.style.backgroundColor = COLOURS[k];
         bar.append(part);
       });
-      const whose = found.m === 1 ? "each rank" : `stage ${stage}`;
+      const whose = found.m === 1 ? "each rank" : `${data.part} ${stage}`;
       bars.append(element("span", { text: whose }), bar, element("span", { text: bytes(sums[stage] * 1024) }));
     });
   }

@@ -98,11 +98,13 @@ class Split:
         attempt = self._attempts[module] = self._attempts.get(module, 0) + 1
         stuck = False
         for key, dim in dims.items():
-            if key in own and not isinstance(own[key], Sharded):
+            if key not in own:
+                continue
+            self._held[f"{name}.{key}"] = weakref.ref(module)
+            if not isinstance(own[key], Sharded):
                 reason = self.put(own[key], 1 if id(own[key]) in embedded else dim)
                 stuck |= reason == ALIVE
                 self._whole[f"{name}.{key}"] = reason
-                self._held[f"{name}.{key}"] = weakref.ref(module)
         return not stuck or attempt == MOST_ATTEMPTS
 
     def put(self, value: Tensor, dim: int) -> str:
