@@ -8,10 +8,13 @@ where the object cannot be patched (`old` None: everything is new); `patch(o, p)
 from __future__ import annotations
 
 import collections
+import itertools
 import operator
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from nbpar.values.memory import same_items
 
 if TYPE_CHECKING:
     from nbpar.values.pickling import Pickler
@@ -23,6 +26,12 @@ EMPTY: Any = object()
 def same(a: Iterable[Any], b: Iterable[Any]) -> bool:
     """Equal lengths are the caller's business."""
     return all(map(operator.is_, a, b))
+
+
+def all_same(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    """Of containers side by side: whether each holds the very same objects in the same order."""
+    flat = itertools.chain.from_iterable
+    return list(map(len, a)) == list(map(len, b)) and same_items(list(flat(a)), list(flat(b)))
 
 
 def same_dict(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
@@ -64,6 +73,10 @@ class Kind:
 
     def diff(self, o: Any, old: Any, port: Any = None) -> Any:
         return None
+
+    def all_unchanged(self, objects: Sequence[Any], old: Sequence[Any]) -> bool:
+        """Whether none of many has changed, where that is found faster than one by one."""
+        return False
 
     def patch(self, o: Any, p: Any) -> None: ...
 
@@ -108,7 +121,7 @@ class ListKind(Kind):
     def diff(self, o: Any, old: Any, port: Any = None) -> Any:
         if old is None:
             return 0, list(o)
-        if len(o) == len(old) and same(o, old):
+        if self.unchanged(o, old):
             return None
         kept = 0
         for a, b in zip(o, old, strict=False):
@@ -117,6 +130,12 @@ class ListKind(Kind):
             kept += 1
         items = list(o)
         return kept, items[kept:]
+
+    def unchanged(self, o: Any, old: list[Any]) -> bool:
+        return same_items(o, old)
+
+    def all_unchanged(self, objects: Sequence[Any], old: Sequence[Any]) -> bool:
+        return all_same(objects, old)
 
     def patch(self, o: Any, p: Any) -> None:
         o[p[0] :] = p[1]
@@ -132,6 +151,9 @@ class ListKind(Kind):
 
 
 class DequeKind(ListKind):
+    def unchanged(self, o: Any, old: list[Any]) -> bool:
+        return len(o) == len(old) and same(o, old)
+
     def patch(self, o: Any, p: Any) -> None:
         items = list(o)[: p[0]] + p[1]
         o.clear()
@@ -142,6 +164,7 @@ class DictKind(Kind):
     """(keys gone, entries new or changed, all keys if their order changed)."""
 
     items: Any = staticmethod(dict.items)
+    values: Any = staticmethod(dict.values)
 
     def snap(self, o: Any, port: Any = None) -> Any:
         return dict(self.items(o))
@@ -153,6 +176,9 @@ class DictKind(Kind):
         if old is not None and len(new) == len(old) and same(new.values(), old.values()) and same(new, old):
             return None
         return changed_entries(new, old or {})
+
+    def all_unchanged(self, objects: Sequence[Any], old: Sequence[Any]) -> bool:
+        return all_same(objects, old) and all_same(list(map(self.values, objects)), list(map(dict.values, old)))
 
     def patch(self, o: Any, p: Any) -> None:
         gone, entries, order = p
@@ -181,6 +207,7 @@ class OrderedDictKind(DictKind):
     """By its own methods: the plain ones of dict lose its order."""
 
     items = staticmethod(collections.OrderedDict.items)
+    values = staticmethod(collections.OrderedDict.values)
 
     def patch(self, o: Any, p: Any) -> None:
         gone, entries, order = p

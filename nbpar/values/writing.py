@@ -8,6 +8,8 @@ numbers on both sides. Every name and every patch is a pickle of its own on that
 from __future__ import annotations
 
 import array
+import itertools
+import operator
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +21,8 @@ from nbpar.values.choice import kind_of
 from nbpar.values.definitions import FUNCTION
 from nbpar.values.pickling import Pickler, StandIn
 from nbpar.values.table import Hole, Table, global_names
+
+MANY = 64  # known objects that one holds
 
 
 class Again(Exception):
@@ -168,7 +172,12 @@ class _Writer:
                 continue
             seen.add(number)
             kind = all_kinds[number]
-            stack.extend(refs[number])
+            held = refs[number]
+            if len(held) > MANY and not forced and not not_sent and self.as_they_were(held):
+                seen.update(held)
+                stack.extend(itertools.chain.from_iterable(map(refs.__getitem__, held)))
+            else:
+                stack.extend(held)
             if not kind.changes or number in not_sent:
                 continue
             o = objs[number]
@@ -187,6 +196,12 @@ class _Writer:
             self.patches[number] = patch
             self.to_write.append((number, patch))
             stack.extend(table.known(kind.children(o)))
+
+    def as_they_were(self, numbers: tuple[int, ...]) -> bool:
+        """Whether known objects of one kind hold what they held, found in one go for all of them. False: look at each."""
+        table, of = self.table, operator.itemgetter(*numbers)
+        (kind, *others), old = set(of(table.kinds)), of(table.snaps)
+        return not others and type(None) not in set(map(type, old)) and kind.all_unchanged(of(table.objs), old)
 
     def write_names(self, names: dict[str, Any]) -> None:
         self.write_stand_ins(names)

@@ -1,5 +1,6 @@
 """Large data: shared memory, what is not sent again, and what happens where there is no room."""
 
+import collections
 import os
 import resource
 
@@ -43,6 +44,30 @@ def test_a_very_long_list_is_patched_and_its_items_keep_their_identity(world):
     world.run("rows[7_000].append('on a rank'); rows.append(rows[7_000])")
     assert world.merged.bytes < 2000 and ns["one"] == [7_000, "on a rank"]
     assert ns["rows"][7_000] is ns["one"] is ns["rows"][-1]
+
+
+@pytest.mark.parametrize(
+    ("item", "change", "seen"),
+    [
+        ("[1, 2.5]", "rows[300][0] = True", [True, 2.5]),  # equal to what was there, and yet another object
+        ("[1, i][: 1 + i % 2]", "rows[300].append(rows[301].pop())", [1, 301]),  # as many items in all
+        ("dict(a=1, b=2)", "rows[300]['a'] = rows[300].pop('a')", {"b": 2, "a": 1}),
+        ("dict(a=1, b=2)", "rows[300]['a'] = True", {"a": True, "b": 2}),
+        ("collections.OrderedDict(a=1, b=2)", "rows[300].move_to_end('a')", collections.OrderedDict(b=2, a=1)),
+        ("collections.deque([1, 2])", "rows[300].rotate()", collections.deque([2, 1])),
+    ],
+)
+def test_a_change_in_one_of_many_is_seen(world, item, change, seen):
+    world.do(f"import collections\nrows = [{item} for i in range(400)]")
+    ns, rows = world.namespace, world.namespace["rows"]
+    for _ in range(2):
+        world.run("n = len(rows)")
+    assert world.packed.bytes < 2000 and world.merged.bytes < 2000
+    world.run(f"{change}; shown = repr(rows[300])")
+    assert repr(rows[300]) == ns["shown"] == repr(seen)
+    world.do(change.replace("300", "200").replace("301", "201"))
+    world.run("shown = repr(rows[200])")
+    assert ns["shown"] == repr(rows[200])
 
 
 def test_changes_of_very_large_data_are_seen_on_both_sides(world):
