@@ -1,7 +1,8 @@
 """What control costs as ranks grow in number: light ranks of one machine, the kernel's own World.
 
 All ranks share the cores of this machine with the kernel, so the wall time holds the ranks' own work one after another, which on a
-cluster is done at the same time. What the kernel itself spends is its thread's processor time.
+cluster is done at the same time. What the kernel itself spends is its thread's processor time. Beside it, what this machine needs
+for the barest word to as many processes and back (benchmarks/floor.py).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import floor
 from benchmarks.harness import ROOT, scratch, spread
 from nbpar.ranks.channel import Message
 from nbpar.ranks.world import Settings, World
@@ -42,11 +44,15 @@ class Timed(World):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of some equal cells, in ms: handing out the tasks, the kernel's own time, until the cell has ended."""
+    """Of some equal cells, in ms: handing out the tasks, the kernel's own time, until the cell has ended.
+
+    ranks: processor time of a cell in all ranks together.
+    """
 
     sending: list[float]
     kernel: list[float]
     wall: list[float]
+    ranks: float = 0.0
 
 
 def answers() -> tuple[list[bytes], list[bytes]]:
@@ -62,6 +68,7 @@ def answers() -> tuple[list[bytes], list[bytes]]:
 
 def cells(world: Timed, code: str) -> Cost:
     cost = Cost([], [], [])
+    before = worked(world)
     for _ in range(CELLS):
         world.sending = 0.0
         begin, own = time.perf_counter(), time.thread_time()
@@ -70,7 +77,13 @@ def cells(world: Timed, code: str) -> Cost:
         cost.wall.append((time.perf_counter() - begin) * 1e3)
         cost.kernel.append((time.thread_time() - own) * 1e3)
         cost.sending.append(world.sending * 1e3)
-    return cost
+    return replace(cost, ranks=(worked(world) - before) / CELLS)
+
+
+def worked(world: World) -> float:
+    """ms of processor time that the ranks have used, with all their threads (Linux)."""
+    files = [file for fact in world.facts for file in Path(f"/proc/{fact['pid']}/task").glob("*/schedstat")]
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e6
 
 
 def measure(folder: Path) -> dict[int, tuple[Cost, Cost]]:
@@ -108,12 +121,16 @@ def report() -> str:
         "tasks handed out, ms",
         "empty cell, ms",
         "kernel's part, ms",
+        "ranks' part, together, ms",
         f"{LINES} lines a rank, ms",
         "kernel's part, ms",
+        "bare ping, ms",
+        f"bare ping through {floor.FAN} relays, ms",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for size, (empty, prints) in found.items():
-        figures = (empty.sending, empty.wall, empty.kernel, prints.wall, prints.kernel)
+        bare = [[floor.ping(size, tree=tree)] for tree in (False, True)]
+        figures = empty.sending, empty.wall, empty.kernel, [empty.ranks], prints.wall, prints.kernel, *bare
         lines.append(f"| {size} | " + " | ".join(map(spread, figures)) + " |")
     lines.append("")
     for place, what in enumerate(("empty cell", f"cell of {LINES} lines a rank")):
