@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.data import ROUNDS, WORKLOADS, Workload, prepared, rest
+from benchmarks.data import CNN, ROUNDS, WORKLOADS, Workload, prepared, rest
 from benchmarks.harness import RANKS, Row
 
 PEER = "its forward in one process"
-NAMES = ("MLP, 8 MiB of gradients", "CNN, 64 images of 32×32", "GPT, 0.8 M parameters", "GPT, 10 M parameters")
+NAMES = ("MLP, 8 MiB of gradients", "CNN, 64 images of 32×32", "GPT, 0.8 M parameters", "GPT, 10 M parameters", "tiny RNN")
 
 Figures = dict[str, list[float]]
 
@@ -20,6 +21,8 @@ def rows() -> list[Row]:
     from tests.ranks import run_ranks
 
     workloads = [workload for workload in WORKLOADS if workload.name in NAMES]
+    many = CNN.replace("64, 3, 32, 32", "256, 3, 32, 32").replace("(64,)", "(256,)")
+    workloads.insert(2, replace(workloads[1], name="CNN, 256 images of 32×32", setup=many))
     table = []
     for workload, figures in zip(workloads, run_ranks(RANKS, measure, workloads, timeout=500)[0], strict=True):
         table.append(Row(f"checks of a first call: {workload.name}", figures["first"], PEER, figures["forward"], "ms", "≤ 1×"))

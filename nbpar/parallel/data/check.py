@@ -1,8 +1,9 @@
 """The first call of a kind: may it be split, and how are its outputs made of rows? Tried, not assumed.
 
 A few rows of the arguments are run whole, then split, with disturbed weights and with holes in the arguments (zeros), so that means
-over masks do not pass as means over rows: outputs, state left on modules, random draws and gradients must agree. In single
-precision within narrow bounds, or else in double precision. All of it leaves no trace, and all ranks come to the same plan.
+over masks do not pass as means over rows: outputs, state left on modules, random draws and gradients must agree. First quickly,
+within narrow bounds; what does not pass is tried with more rows in double precision, which decides. All of it leaves no trace,
+and all ranks come to the same plan.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.gradients import Gradients
+from nbpar.parallel.data.layouts import reduced
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.data.trial import Trial
@@ -26,7 +28,7 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
     reason = ""
     for candidate in candidates(flat, gradients.ranks.size, batch_dim):
         try:
-            return Trial(subject, flat, spec, candidate, gradients).plan()
+            return tried(subject, flat, spec, candidate, gradients)
         except Unlike as unlike:
             reason = reason or str(unlike)
     first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
@@ -35,10 +37,21 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
     return Refusal(reason or "no argument has as many rows as there are ranks", REMEDY_ROWS if reason else "")
 
 
+def tried(subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients) -> Plan:
+    """A quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one. Raises Unlike."""
+    size = gradients.ranks.size
+    if subject.precise and not reduced():
+        try:
+            return Trial(subject, flat, spec, candidate, gradients, size + 1).quick()
+        except Unlike:
+            pass
+    return Trial(subject, flat, spec, candidate, gradients, 2 * size + 1).thorough()
+
+
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:
     """Whether a plan holds for this call too, by a short look. Collective."""
     candidate = Candidate(plan.base, flat[plan.base].shape[plan.dim], plan.cuts)
-    return Trial(subject, flat, spec, candidate, gradients).again(plan)
+    return Trial(subject, flat, spec, candidate, gradients, plan.rows).again(plan)
 
 
 def refused_before(subject: Subject) -> Refusal | None:

@@ -6,7 +6,7 @@ first, also flattened with what follows; (0, T) time before rows, as in (T·B, V
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,13 +106,20 @@ def find(local: Tensor, whole: Tensor, share: Share, bound: float | None = None)
     return "plain" if local.shape == whole.shape else None
 
 
-def plain(local: Tensor, whole: Tensor, share: Share, ranks: Ranks, bound: float | None = None) -> Plain | None:
-    """What kind of number this is. Collective."""
+def plain(pairs: Sequence[tuple[Tensor, Tensor]], share: Share, ranks: Ranks, bounds: Sequence[float | None]) -> list[Plain | None]:
+    """What kinds of numbers these are: each rank's value and the whole one. None: of no kind. Collective."""
+    if not pairs:
+        return []
+    every = ranks.objects([same(local, whole, bound) for (local, whole), bound in zip(pairs, bounds, strict=True)])
+    kinds: list[Plain | None] = ["same" if all(alike) else None for alike in zip(*every, strict=True)]
+    for at, ((local, whole), bound) in enumerate(zip(pairs, bounds, strict=True)):
+        if kinds[at] is None and whole.is_floating_point():
+            kinds[at] = mean_or_sum(local, whole, share, ranks, bound)
+    return kinds
+
+
+def mean_or_sum(local: Tensor, whole: Tensor, share: Share, ranks: Ranks, bound: float | None) -> Plain | None:
     bound = tolerance(whole.dtype) if bound is None else bound
-    if all(ranks.objects(same(local, whole, bound))):
-        return "same"
-    if not whole.is_floating_point():
-        return None
     values = local.detach().double()
     mean = ranks.all_reduce((values * share.weight).contiguous(), "agreement")
     if same(mean, whole.double(), bound):

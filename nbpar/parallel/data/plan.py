@@ -36,6 +36,7 @@ class Plan:
 
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
+    rows: how many were tried.
     verified: a whole batch has been compared. fresh: looked at in this cell.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     python_draws: bool
     reads: bool
     writes: bool
+    rows: int
     verified: bool = False
     fresh: bool = True
     calls: int = 0

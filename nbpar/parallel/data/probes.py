@@ -87,7 +87,9 @@ def compare(  # noqa: PLR0917
         own = gradients(subject, left, inputs, sized=False)
     mine = own.products if own else torch.zeros_like(whole.products)
     ranks.all_reduce(mine, "agreement").div_(ranks.size)
-    every = ranks.objects(own and alike(own.arguments, mine, whole, bound or loose()))
+    every = ranks.objects(
+        own and alike(own.arguments, mine, whole, loose() if bound is None else min(bound, tolerance(whole.dtype)))
+    )
     if None in every:
         raise Unlike("its gradients cannot be compared")
     if not all(every):

@@ -118,6 +118,8 @@ def same_items(a: Any, b: Any) -> bool:
     """Whether two containers hold the very same objects, in order."""
     if len(a) != len(b):
         return False
+    if not a:
+        return True
     if isinstance(a, dict):
         return all(x is y for x, y in zip(a, b, strict=True)) and all(x is y for x, y in zip(a.values(), b.values(), strict=True))
     return a == b if isinstance(a, set) else all(x is y for x, y in zip(a, b, strict=True))

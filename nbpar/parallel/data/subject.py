@@ -32,10 +32,10 @@ class Subject:
         return type(self.module).__name__ if self.module is not None else getattr(self.key, "__name__", "function")
 
     @property
-    def single(self) -> bool:
-        """Whether all weights are in single precision."""
+    def precise(self) -> bool:
+        """Whether it has weights, and all of them in single or double precision."""
         weights = [weight for weight in self.parameters if weight.is_floating_point()]
-        return bool(weights) and all(weight.dtype == torch.float32 for weight in weights)
+        return bool(weights) and all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
 
     def trial(self, *args: Any, **kwargs: Any) -> Any:
         """The call for a look at few rows: a compiled module is not compiled anew for them."""

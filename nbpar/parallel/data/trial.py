@@ -22,7 +22,7 @@ from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
 
-NARROW = 1e-5  # how close single precision must be; what is not is looked at in double precision
+NARROW = 1e-5  # how close a quick look in single precision must be
 WHOLE_VALUES = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -48,12 +48,14 @@ class WholeRun:
 
 
 class Trial:
-    """One candidate, tried. Methods raise Unlike, alike on all ranks."""
+    """One candidate, tried on some rows. Methods raise Unlike, alike on all ranks."""
 
-    def __init__(self, subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients) -> None:
+    def __init__(  # noqa: PLR0917
+        self, subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients, rows: int
+    ) -> None:
         self.subject, self.flat, self.spec = subject, flat, spec
         self.candidate, self.gradients, self.ranks = candidate, gradients, gradients.ranks
-        rows = min(candidate.rows, 2 * self.ranks.size + 1)
+        self.rows = rows = min(candidate.rows, rows)
         self.share = Share(self.ranks.sizes(rows), self.ranks.rank)
         index = torch.linspace(0, candidate.rows - 1, rows).long()
         few: dict[Any, Tensor] = {}
@@ -64,14 +66,13 @@ class Trial:
         self.few = {at: few[id(flat[at]), layout] for at, layout in candidate.cuts}
         self.bound: float | None = None  # tolerance, if not that of the type
 
-    def plan(self) -> Plan:
-        """From all the evidence. Double precision takes several times as long, so it is for what single leaves open."""
+    def quick(self) -> Plan:
+        """In the program's own precision, within narrow bounds."""
+        return self.collect(double=False, bound=NARROW)
+
+    def thorough(self) -> Plan:
+        """In double precision, if the program takes it."""
         if self.ranks.doubles and not reduced():
-            if self.subject.single:
-                try:
-                    return self.collect(double=False, bound=NARROW)
-                except Unlike:
-                    pass
             try:
                 return self.collect(double=True)
             except Unsuited:  # a program that insists on its own type
@@ -225,15 +226,16 @@ class Trial:
             raise Unlike(self.said(local))
         now, places = kept.changes(), sorted(state, key=lambda place: (place.module, place.name))
         outputs_here, state_here = self.agreed(hows, [state[place] for place in places], replay.layouts)
-        outputs = [self.settle(how, *pair) for how, *pair in zip(outputs_here, local.values, whole.values, strict=True)]
-        how_state = {p: self.settle(how, now[p], whole.state[p]) for p, how in zip(places, state_here, strict=True)}
+        pairs = [*zip(local.values, whole.values, strict=True), *((now[place], whole.state[place]) for place in places)]
+        settled = self.settle([*outputs_here, *state_here], pairs)
+        outputs, how_state = settled[: len(hows)], dict(zip(places, settled[len(hows) :], strict=True))
         if whole.gradients:
             probes.compare(self.subject, local.values, outputs, call, inputs, whole.gradients, self.bound)
         return Plan(
             self.candidate.base, self.candidate.cuts, tuple(outputs), whole.spec,
             {place: how for place, how in how_state.items() if how is not None},
             tuple(draw.name for draw in whole.draws), tuple(replay.layouts),
-            not streams.same_python(whole.streams), whole.reads, whole.writes,
+            not streams.same_python(whole.streams), whole.reads, whole.writes, self.rows,
         )  # fmt: skip
 
     def match(self, local: Any, whole: Any, name: str = "") -> Any:
@@ -268,13 +270,16 @@ class Trial:
                 raise Unlike("it draws other random numbers on other ranks")
         return same_ways(findings[0]), same_ways(findings[1])
 
-    def settle(self, how: Any, local: Any, whole: Any) -> How | None:
-        if how != "plain":
-            return how
-        settled = plain(local, whole, self.share, self.ranks, self.within(whole))
-        if settled is None:
-            raise Unlike(f"its result {tuple(whole.shape)} is neither alike on all ranks, nor a mean or sum over rows")
-        return settled
+    def settle(self, hows: list[Any], pairs: list[Any]) -> list[How | None]:
+        """What kinds of numbers the plain ones are. pairs: what is here, and the whole."""
+        at = [at for at, how in enumerate(hows) if how == "plain"]
+        found = plain([pairs[i] for i in at], self.share, self.ranks, [self.within(pairs[i][1]) for i in at])
+        for i, kind in zip(at, found, strict=True):
+            if kind is None:
+                shape = tuple(pairs[i][1].shape)
+                raise Unlike(f"its result {shape} is neither alike on all ranks, nor a mean or sum over rows")
+            hows[i] = kind
+        return hows
 
 
 def same_ways(every: Sequence[list[Any]]) -> list[Any]:
