@@ -16,7 +16,9 @@ from importlib.metadata import version
 from benchmarks.harness import Row, cores, table
 
 # Modules, in the table's order.
-BENCHMARKS = ("start", "cell", "values", "prints", "comm", "signature", "data", "checks", "model", "memory", "panels", "snapshots")
+BENCHMARKS = (
+    "start", "cell", "values", "prints", "comm", "signature", "data", "checks", "model", "tensor", "memory", "panels", "snapshots",
+)  # fmt: skip
 REPORTS = ("faults", "scale")  # modules whose `report()` is a table of its own; only if named
 
 

@@ -137,13 +137,14 @@ def rows(plan: Plan) -> Grid:
 
 
 def mesh(plan: Plan) -> Grid:
-    """Replicas × stages, a rank in each cell."""
+    """Replicas × stages, or shards, a rank in each cell."""
+    part, whole = ("shard", "shard of each layer") if plan.columns else ("stage", "stage of the layers")
     return Grid(
         "mesh",
-        f"The mesh {plan.mesh}: ranks by replica of the batch (down) and stage of the layers (across)",
-        "replica \\ stage",
+        f"The mesh {plan.mesh}: ranks by replica of the batch (down) and {whole} (across)",
+        f"replica \\ {part}",
         tuple(f"replica {replica}" for replica in range(plan.mesh.data)),
-        tuple(f"stage {stage}" for stage in range(plan.mesh.model)),
+        tuple(f"{part} {k}" for k in range(plan.mesh.model)),
         tuple(
             tuple(Cell("level1", f"rank {rank}") for rank in range(replica * plan.mesh.model, (replica + 1) * plan.mesh.model))
             for replica in range(plan.mesh.data)

@@ -167,7 +167,7 @@ def test_an_interrupt_stops_a_cell_with_panels(trained: Page) -> None:
 
 def test_a_plan_in_notebook_7(trained: Page) -> None:
     plan = "nbpar.plan(model, torch.zeros(32, 32), 'hybrid', '2x2', micro=4)"
-    trained.open("seven.ipynb", SETUP.rpartition("\n")[0], plan, app="notebooks")
+    trained.open("seven.ipynb", SETUP.rpartition("\n")[0], plan, plan.replace("micro=4", "how='tensor'"), app="notebooks")
     trained.start()
     trained.finish()
     cell = trained.page.locator(".jp-Cell").nth(1)
@@ -180,6 +180,11 @@ def test_a_plan_in_notebook_7(trained: Page) -> None:
     trained.page.keyboard.press("ArrowRight")
     assert slider.get_attribute("aria-valuetext") == "6"
     assert verdict.inner_text() != before
+    shards = trained.page.locator(".jp-Cell").nth(2)
+    assert shards.locator(".nbpar-verdict").inner_text().startswith("Predicted, as planned: the fullest rank holds")
+    assert shards.locator(".nbpar-bars").inner_text().count("shard") == 2
+    assert shards.get_by_role("slider", name="mesh").get_attribute("aria-valuetext") == "2 replicas × 2 shards"
+    assert not shards.get_by_label("micro-batches").is_visible()
 
 
 def test_a_running_cell_in_notebook_7(trained: Page) -> None:

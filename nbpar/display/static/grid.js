@@ -1,6 +1,7 @@
 // A grid as a table. Small helpers that the other drawings use.
 
-let names = 0; // ids given so far
+// An id that no other output of the page has: each has these functions for itself.
+const fresh = (kind) => `nbpar-${kind}-${(globalThis.nbparNames = (globalThis.nbparNames ?? 0) + 1)}`;
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -68,7 +69,7 @@ function drawGrid(grid, palette) {
 
 // A table under its title. Not a <caption>: that would make the table as wide as the title is long.
 function titled(title, ...parts) {
-  const id = `nbpar-title-${++names}`;
+  const id = fresh("title");
   const head = element("div", { id, class: "nbpar-title", text: title });
   return element("div", { class: "nbpar-scroll" }, head, element("table", { "aria-labelledby": id }, ...parts));
 }
@@ -99,7 +100,7 @@ function seconds(micro) {
 
 // A slider with its name and, after it, what it stands at.
 function slider(name, largest, value, words, changed) {
-  const id = `nbpar-control-${++names}`;
+  const id = fresh("control");
   const input = control("input", { type: "range", id, min: 0, max: Math.max(0, largest), step: 1 });
   const shown = element("output", { for: id });
   const say = () => {

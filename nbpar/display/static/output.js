@@ -2,7 +2,7 @@
 
 function drawOutput(lines) {
   const MOST = 500;
-  const id = `nbpar-control-${++names}`;
+  const id = fresh("control");
   const search = control("input", { type: "search", id, placeholder: "text, or 2: for rank 2" });
   const list = control("div", { class: "nbpar-lines", role: "log", tabindex: 0, "aria-label": "lines of output by rank" });
   const count = element("span", { class: "nbpar-footer", role: "status", "aria-live": "polite" });

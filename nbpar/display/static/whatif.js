@@ -26,7 +26,7 @@ function drawWhatIf(data) {
     settle();
   });
   const batches = slider("micro-batches", 0, 0, (k) => String(micros()[k]), (k) => { micro = micros()[k]; settle(); });
-  const id = `nbpar-control-${++names}`;
+  const id = fresh("control");
   const order = control("select", { id });
   for (const name of ["gpipe", "1f1b"]) order.append(element("option", { value: name, text: name }));
   order.addEventListener("change", () => { schedule = order.value; settle(); });
