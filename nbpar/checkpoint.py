@@ -34,9 +34,14 @@ def save(values: Any, path: str | os.PathLike[str]) -> None:
 
         store.write(named, place, alone=True)
         mode = "data"
-    Path(place, FACTS).write_text(json.dumps({"names": list(named), "mode": mode}))
+    describe(place, list(named), mode)
     for ref in refs:
         ref.saved = os.fspath(path)
+
+
+def describe(place: str, names: list[str], mode: str) -> None:
+    """Says in a checkpoint's folder what is in it, and that it is complete. mode: that of the cell that left it."""
+    Path(place, FACTS).write_text(json.dumps({"names": names, "mode": mode}))
 
 
 def load(*what: Any) -> Any:

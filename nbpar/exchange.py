@@ -142,7 +142,10 @@ class Exchange:
         elif message.kind == "held":
             self._pause.held(message.rank, message.header)
         elif message.kind == "snapshot":
-            self.snapshot = message if message.header else self.snapshot
+            if message.header:
+                self.snapshot = message
+                if "place" in message.header:
+                    self._world.snapshots.take(message.header, self._world.namespace)
             self._snapshot_at = time.monotonic() + self._cell.snapshot
             self._pause.end()
             if self.interrupted:

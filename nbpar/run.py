@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from nbpar import cell as cells
+from nbpar import checkpoint
 from nbpar.display import closing, show
 from nbpar.display.watch import Watch
 from nbpar.errors import RankDied
@@ -113,14 +114,24 @@ def run_to_the_end(world: World, exchange: Exchange) -> None:
             world.values.merge(frames, lambda _: [], ranks=[exchange.snapshot.rank])
             RandomStates().restore(facts["states"])
             show.note(f"the notebook's variables are as they were in this cell after optimiser step {facts['step']}.")
+            if "place" in facts:
+                world.snapshots.name(facts, world.namespace)
+                world.snapshots.awaited = facts
+                names = ", ".join(facts["names"])
+                show.note(f"{names} stayed on the ranks: the next %%parallel cell begins with them as of that step.")
         raise
 
 
 def revive(world: World) -> None:
-    """Ranks that died since the last cell are replaced: what counts is in the notebook."""
+    """Ranks that died since the last cell are replaced: what counts is in the notebook, or in a snapshot."""
     if world.running and (death := world.check()):
         show.note(str(death))
     world.start()
+    facts, world.snapshots.awaited = world.snapshots.awaited, None
+    if facts and (names := [name for name in facts["names"] if isinstance(world.namespace.get(name), RankRef)]):
+        found = checkpoint.load(facts["place"])
+        world.namespace.update((name, found[name]) for name in names)
+        show.note(f"{', '.join(names)}: on the ranks as of optimiser step {facts['step']} of the cell in which the others ended.")
 
 
 def result(value: Any, replies: Mapping[int, Reply]) -> Any:
@@ -179,6 +190,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
         out=cell.out,
         keep=cell.keep,
         check=cell.check,
+        snapshots="" if world.spread else world.snapshots.folder,
         watched=not cell.quiet,
     )
     whole = Message("task", task, packed.frames)

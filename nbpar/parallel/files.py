@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from nbpar.parallel.patch import patched
+from nbpar.ranks.snapshots import PREFIX
 
 ELSEWHERE = ("/dev/", "/proc/", "/sys/")
 WRITING = frozenset("wax+")
@@ -54,7 +55,7 @@ class Journal:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.own: tuple[str, ...] = (*ELSEWHERE, folder)
+        self.own: tuple[str, ...] = (*ELSEWHERE, folder, PREFIX)
         self.noted: set[str] = set()
 
     def watched(self, path: Any) -> str | None:

@@ -201,12 +201,34 @@ class Rank:
         or that there is none."""
         from nbpar.ranks.channel import Message
 
+        stays = self.values.stayed()
+        facts = {"step": step, "states": self.random.capture()}
+        values = None
         with report.at_end() as others:
-            values = None if others is None else self.values.snapshot(task.number, others, out=task.out)
+            if others is not None and (not stays or task.mode != "data" or self._written(task, stays, step, facts)):
+                values = self.values.snapshot(task.number, others, out=task.out, keep=stays)
         if self.rank == 0:
-            facts = {"step": step, "states": self.random.capture()}
             self.io.messages.append(Message("snapshot") if values is None else Message("snapshot", facts, values))
             self.outlet.nudge()
+
+    def _written(self, task: Any, stays: Any, step: int, facts: dict[str, Any]) -> bool:
+        """Writes what stays on the ranks as a checkpoint; whether that went well. If not, the cell goes on without one."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        from nbpar.errors import PeerFailed
+        from nbpar.parallel.model import store
+
+        if not task.snapshots:
+            return False
+        facts.update(place=f"{task.snapshots}/{task.number}-{step}", names=list(stays), mode=task.mode)
+        try:
+            os.makedirs(task.snapshots, mode=0o700, exist_ok=True)
+            store.write({name: self.shell.user_ns[name] for name in stays}, facts["place"])
+        except PeerFailed:
+            raise
+        except (Exception, CheckpointException):
+            return False
+        return True
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:
         from nbpar.errors import PeerFailed, Unsupported

@@ -18,6 +18,7 @@ from nbpar.errors import LaunchError, OptionError, RankDied
 from nbpar.ranks import guard, launch, machine
 from nbpar.ranks import hosts as places
 from nbpar.ranks.channel import KEY, Hub, Message
+from nbpar.ranks.snapshots import Snapshots
 from nbpar.values import KernelEnd
 
 START_SECONDS = 120  # a cold disk can take long to import torch
@@ -71,6 +72,7 @@ class World:
         self.memory: dict[int, int] = {}  # bytes that ranks held when they last said so
         self.produced: dict[int, int] = {}  # output received, by rank
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
+        self.snapshots = Snapshots()
         self.cell = 0
         self.hurt = False
         self.fresh = True  # no cell has been run

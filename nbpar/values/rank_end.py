@@ -209,16 +209,24 @@ class RankEnd:
                 staying.append(value)
         return staying
 
-    def snapshot(self, cell: int, others: Mapping[int, Any], *, out: Collection[str] | None = None) -> list[Buffer]:
+    def stayed(self) -> dict[str, Stay]:
+        """Variables that stay here since an earlier cell."""
+        found = persons(self.namespace).items()
+        return {name: Stay(self.port.staying[id(value)][1][3]) for name, value in found if id(value) in self.port.staying}
+
+    def snapshot(
+        self, cell: int, others: Mapping[int, Any], *, out: Collection[str] | None = None, keep: Mapping[str, Stay]
+    ) -> list[Buffer]:
         """What `reply` would give now, in copies, and without learning anything: for a kernel that loses its ranks later.
 
-        others: tensors that are written in the place of some, by their ids.
+        others: tensors that are written in the place of some, by their ids. out, keep: as of `reply`.
         """
         from nbpar.values.tensors import written_as
 
         self.port.begin(f"{self.epoch}:{cell}")
         with self._unlearnt(), written_as(others):
-            changes = self._changes(out)
+            changes = self._changes(out, keep)
+            self.port.leaving = leaving(self.table, self._stay(changes.changed, changes.wanted, keep))
             head: tuple[Any, ...] = (b"snapshot", changes.deleted, [], self.failed, [])
             return [bytes(frame) for frame in wire.frames(head, self._write(changes, out), Pool(shared=False))]
 
@@ -229,7 +237,7 @@ class RankEnd:
         try:
             yield
         finally:
-            self.port.staying, self.port.kept = staying, kept
+            self.port.staying, self.port.kept, self.port.leaving = staying, kept, frozenset()
             self.port.settled()
 
     def _keep(self, o: Any, name: str, reason: str) -> tuple[Any, ...]:

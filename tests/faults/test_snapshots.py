@@ -69,3 +69,20 @@ def test_snapshots_do_not_change_a_cell_and_an_interrupt_comes_through(notebook:
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and "as they were before" not in cell.traceback
     assert notebook.value("len(seen)") > 20
+
+
+def test_a_model_that_stays_is_there_again_after_a_death(notebook: Notebook) -> None:
+    """Its snapshot is in files: the next cell's ranks begin with it, and train on as one process does."""
+    make = "\n" + "\n".join(SETUP.splitlines()[1:4])
+    notebook.run(SETUP)
+    notebook.run(f"%%parallel data --keep model,opt{make}" + LOOP.format(steps=2, then="pass"))
+    assert notebook.value("type(model).__name__") == "RankRef"
+    cell = notebook.run("%%parallel data --snapshot 0.5\nbegun = time.time()" + LOOP.format(steps=100_000, then=DIE), fails=True)
+    assert cell.error == "RankDied", cell
+    step = int(cell.stdout.rpartition("after optimiser step ")[2].split(".")[0])
+    assert notebook.value("len(seen)") == 2 + step
+    cell = notebook.run("%%parallel data" + LOOP.format(steps=3, then="pass"))
+    assert f"on the ranks as of optimiser step {step} of the cell" in cell.stdout, cell
+    notebook.run("model, opt = nbpar.gather(model, opt)\nthere = state()")
+    notebook.run(SETUP + make + LOOP.format(steps=2 + step + 3, then="pass"))
+    assert notebook.value("apart(there, state())") < 1e-12

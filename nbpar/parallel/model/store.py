@@ -35,12 +35,12 @@ Values = Mapping[str, Any]
 def write(values: Values, path: str, *, alone: bool = False) -> None:
     """Every rank writes what it holds. alone: only this process takes part. Gradients are not written."""
     names = _names(values)
+    structure = io.BytesIO()
+    _Pickler(structure, names).dump(dict(values))  # on every rank: what cannot be pickled is found by all before they meet
     Path(path).mkdir(parents=True, exist_ok=True)
-    if alone or dist.get_rank() == 0:
-        buffer = io.BytesIO()
-        _Pickler(buffer, names).dump(dict(values))
-        Path(path, STRUCTURE).write_bytes(buffer.getvalue())
     save(_held(values, names), checkpoint_id=path, no_dist=alone)
+    if alone or dist.get_rank() == 0:
+        Path(path, STRUCTURE).write_bytes(structure.getvalue())
 
 
 def read(path: str, *, split: bool) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""Snapshots of models that stay on the ranks: checkpoints in a folder of this host, which outlive the ranks."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from nbpar.values.refs import RankRef
+
+PREFIX = os.path.join(tempfile.gettempdir(), "nbpar-snapshots-")
+
+
+class Snapshots:
+    """The newest one is kept, until the notebook's kernel ends.
+
+    folder: made by the ranks when they need it. awaited: facts of the one that the next ranks are to begin with, or None.
+    """
+
+    def __init__(self) -> None:
+        self.folder = PREFIX + secrets.token_hex(8)
+        self.awaited: Mapping[str, Any] | None = None
+        self._newest = ""
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def take(self, facts: Mapping[str, Any], namespace: Mapping[str, Any]) -> None:
+        """The ranks have written one. facts: place, its folder; names, of what is in it; mode, step: of the cell."""
+        from nbpar.checkpoint import describe
+
+        describe(facts["place"], facts["names"], facts["mode"])
+        if self._newest:
+            shutil.rmtree(self._newest, ignore_errors=True)
+        self._newest = facts["place"]
+        self.name(facts, namespace)
+
+    @staticmethod
+    def name(facts: Mapping[str, Any], namespace: Mapping[str, Any]) -> None:
+        """The notebook's stand-ins say where their values can be read."""
+        for name in facts["names"]:
+            if isinstance(ref := namespace.get(name), RankRef):
+                ref.saved = facts["place"]
