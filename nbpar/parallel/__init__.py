@@ -10,13 +10,13 @@ from typing import Any
 from nbpar.errors import OptionError, suggest
 from nbpar.parallel.report import Report
 
-# A mode is a module with `mode(options, namespace, report)`, a context manager.
+# A mode is a module with `mode(options, namespace, report)`, a context manager. Imported by ranks alone: it brings MPI.
 MODES = {
     "each": "nbpar.parallel.each",
     "bare": "nbpar.parallel.each",  # nbpar's own cells, which know how to deal with what is spread over the ranks
-    "data": "nbpar.parallel.data",
-    "model": "nbpar.parallel.model",
-    "hybrid": "nbpar.parallel.hybrid",
+    "data": "nbpar.parallel.data.mode",
+    "model": "nbpar.parallel.model.mode",
+    "hybrid": "nbpar.parallel.hybrid.mode",
 }
 KEEP = frozenset({"model"})  # modes that are told which variables stay, and say which others do
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from nbpar.parallel.model.layers import Layer
-from nbpar.parallel.tensor.split import columns
+from nbpar.parallel.tensor.columns import columns
 from nbpar.plan.mesh import shares
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
@@ -77,6 +78,23 @@ def unlink_shared_memory(world: Any) -> None:
             os.unlink(name)
         except FileNotFoundError:
             pass
+
+
+def unlink_memory_of_the_dead(rank: int) -> None:
+    """MPICH names its shared memory by the id of its launcher, this process's parent. One with the same id, long gone, may have
+    left that name when it was killed while it started: MPI would then not begin. To be called before MPI begins."""
+    if rank == 0:  # which makes the memory; the others wait for it
+        name = fnv1a(f"kvs_{os.getppid()}_0".encode())
+        with suppress(OSError):
+            os.unlink(f"/dev/shm/mpich_shm_{name:x}_0")
+
+
+def fnv1a(data: bytes) -> int:
+    """The 32-bit hash FNV-1a (Fowler, Noll and Vo), by which MPICH shortens the name of a job."""
+    value = 0x811C9DC5
+    for byte in data:
+        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return value
 
 
 def clock_ahead(world: Any) -> float:

@@ -22,7 +22,15 @@ from typing import Any
 
 from nbpar.ranks.guard import fork_guarded
 from nbpar.ranks.interrupt import HALF, Interrupt
-from nbpar.ranks.prepare import clock_ahead, prepare_device, rank_from_launcher, seed_everything, share_cores, unlink_shared_memory
+from nbpar.ranks.prepare import (
+    clock_ahead,
+    prepare_device,
+    rank_from_launcher,
+    seed_everything,
+    share_cores,
+    unlink_memory_of_the_dead,
+    unlink_shared_memory,
+)
 
 IDLE = 300  # milliseconds without work after which a rank imports what torch imports when it first makes an optimiser (1.5 s)
 
@@ -276,7 +284,7 @@ class Rank:
 
     def _check(self, task: Any) -> Any:
         """Before the cell, rank 0 has one process replay it."""
-        from nbpar.check import Check
+        from nbpar.check.check import Check
 
         check = Check(task, self.shell, self.outlet)
         if self.rank == 0:
@@ -333,6 +341,7 @@ def finish(rank: Rank) -> None:
 
 def main() -> None:
     number = rank_from_launcher()
+    unlink_memory_of_the_dead(number)
     rank = Rank(number, fork_guarded(number))
     try:
         facts = rank.prepare()

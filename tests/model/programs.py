@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nbpar import parallel
 from nbpar.errors import Unsupported
-from nbpar.parallel.model import mode
+from nbpar.parallel.model.mode import mode
 from nbpar.parallel.report import Report
 from tests.bell import Bell
 

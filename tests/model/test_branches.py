@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from nbpar.parallel.model import mode
 from nbpar.parallel.model.channel import Channel
+from nbpar.parallel.model.mode import mode
 from tests.model.programs import notebook
 from tests.ranks import run_ranks
 

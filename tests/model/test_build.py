@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nbpar.parallel.model import build, mode
+from nbpar.parallel.model import build
+from nbpar.parallel.model.mode import mode
 from tests.cells import Cell
 from tests.equal import Outcome, compare
 from tests.model.programs import notebook

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nbpar.errors import OptionError
-from nbpar.parallel.model import mode
+from nbpar.parallel.model.mode import mode
 from nbpar.parallel.tensor.sharded import Sharded
 from tests.model.programs import TWO_STEPS, gpt, notebook, plain
 from tests.model.zoo import MLP, SGD

@@ -39,6 +39,16 @@ def test_the_world_is_an_object(notebook: Notebook) -> None:
     assert f"processes {pids[0]}, {pids[1]}" in notebook.run("%parallel status").stdout
 
 
+def test_the_kernel_itself_begins_no_mpi(notebook: Notebook) -> None:
+    """It would be a world of one process, with memory of its own, which stays in /dev/shm when the kernel is killed."""
+    notebook.run("import torch\nnet = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)); X = torch.randn(6, 4)")
+    for line in ("each", "data", "model", "model --how tensor", "hybrid --mesh 2x1", "data --check"):
+        notebook.run(f"%%parallel {line} --show split,timeline,aggregation\nout = net(X).sum().item()")
+        notebook.run("nbpar.last()")
+    notebook.run("%parallel plan model -n 4")
+    assert notebook.value("[name for name in __import__('sys').modules if name.startswith(('mpi4py', 'nbpar.comm'))]") == []
+
+
 class TestLikeIPython:
     def test_last_expression(self, notebook: Notebook) -> None:
         cell = notebook.run("%%parallel\nx = 20\nx + 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import psutil
@@ -70,6 +71,31 @@ def test_a_start_that_ended_early_is_tried_once_more(tmp_path: Path) -> None:
     with Notebook() as notebook:
         assert "2 ranks" in notebook.run(f"%parallel start -n 2 --mpiexec {once}").stdout
         assert notebook.run("%%parallel\nprint(nbpar.size())").said == {"2"}
+
+
+STALE = """#!{python}
+# A launcher whose id another one had, which was killed while its ranks started.
+import os, sys
+from nbpar.ranks.prepare import fnv1a
+if sys.argv[1] == "--version":
+    sys.exit(print("HYDRA"))
+with open("/dev/shm/mpich_shm_%x_0" % fnv1a(b"kvs_%d_0" % os.getpid()), "wb") as memory:
+    memory.truncate({size})
+with open("{starts}", "a") as starts:
+    starts.write("x")
+os.execv("{mpiexec}", ["{mpiexec}", "-n", "2", *sys.argv[5:]])
+"""
+
+
+@pytest.mark.parametrize("size", [100, 2118784])
+def test_what_a_killed_launcher_left_does_not_hinder(tmp_path: Path, size: int) -> None:
+    launcher, starts = tmp_path / "launcher", tmp_path / "starts"
+    launcher.write_text(STALE.format(python=sys.executable, size=size, starts=starts, mpiexec=launch.find().path))
+    launcher.chmod(0o700)
+    with Notebook() as notebook:
+        assert "2 ranks" in notebook.run(f"%parallel start -n 2 --mpiexec {launcher}").stdout
+        assert notebook.run("%%parallel\nprint(nbpar.size())").said == {"2"}
+    assert starts.read_text() == "x", "the first start succeeds"
 
 
 def test_sizes_more_than_cores_and_a_new_size_keep_the_variables() -> None:

@@ -12,7 +12,3 @@ gradients    of what it uses, averaged by the end of the backward pass
 lazy         large outputs, gathered when somebody looks
 local        the other way: a cell that works on this rank's rows
 """
-
-from nbpar.parallel.data.mode import mode
-
-__all__ = ["mode"]

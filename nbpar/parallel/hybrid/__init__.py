@@ -12,7 +12,3 @@ mode       enter and leave
 columns    the collectives of mode `data`, in columns
 replicas   which calls are split: what mode `model` must do first
 """
-
-from .mode import mode
-
-__all__ = ["mode"]

@@ -11,15 +11,16 @@ from typing import Any
 import torch.distributed as dist
 
 from nbpar.errors import OptionError, suggest
-from nbpar.parallel import data, model
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.context import read_remote
 from nbpar.parallel.data.mode import Options as DataOptions
+from nbpar.parallel.data.mode import mode as split_rows
 from nbpar.parallel.data.mode import splitting as splitting_rows
 from nbpar.parallel.data.mode import streams
 from nbpar.parallel.data.ranks import Ranks
 from nbpar.parallel.model.channel import Channel
 from nbpar.parallel.model.mode import KNOWN as OF_MODEL
+from nbpar.parallel.model.mode import mode as split_layers
 from nbpar.parallel.model.mode import parse
 from nbpar.parallel.model.mode import splitting as splitting_layers
 from nbpar.parallel.report import Report
@@ -51,7 +52,7 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     of_data = {name: value for name, value in given.items() if name in OF_DATA}
     of_model = {name: value for name, value in given.items() if name in OF_MODEL}
     if mesh.data == 1 or mesh.model == 1:
-        border = data.mode(of_data, namespace, report) if mesh.model == 1 else model.mode(of_model, namespace, report)
+        border = split_rows(of_data, namespace, report) if mesh.model == 1 else split_layers(of_model, namespace, report)
         with border:
             yield
         return

@@ -12,7 +12,3 @@ keep       what stays on the ranks after the cell
 place      tensors become remote; whole: they become real again
 session    one cell, from its first module call to the comparison at its end
 """
-
-from .mode import mode
-
-__all__ = ["mode"]

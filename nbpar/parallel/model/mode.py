@@ -38,9 +38,9 @@ def mode(options: Mapping[str, object], namespace: dict[str, Any], report: Repor
     Raises Unsupported where a line cannot run without risking a wrong number, CollectiveMismatch where ranks disagree.
     """
     if options.get("how") == "tensor":
-        from nbpar.parallel import tensor
+        from nbpar.parallel.tensor.mode import mode as in_columns
 
-        with tensor.mode(options, namespace, report) as told:
+        with in_columns(options, namespace, report) as told:
             yield told
         return
     chosen = parse(options)

@@ -10,11 +10,7 @@ operation on one gives what it gives on the whole tensor. Three ways lead there,
 ranks      the group of ranks and its collectives
 sharded    the tensor; above: what Python asks of it
 functions  the border between whole values and this rank's part, differentiable
-split      which parameters are split, and along which dimension
+columns    which parameters can be split, and along which dimension; split: those that are
 whole      at the end of the cell: tensors of the notebook again
 mode       around a cell
 """
-
-from .mode import mode
-
-__all__ = ["mode"]
