@@ -59,7 +59,7 @@ def planted(true, give, swap, calls):
 names = dict()
 exec(compile(source, "<planted>", "exec"), names)  # a line of no cell, which messages would be told apart by
 torch.true = vars({where})["{name}"]
-faulty = names["planted"]({where}.{name}, give, lambda rows: rows[[1, 0, *range(2, len(rows))]], [])
+faulty = names["planted"]({where}.{name}, give, lambda rows: rows[[1, 0, *range(2, len(rows))]] if len(rows) > 1 else rows, [])
 {where}.{name} = staticmethod(faulty) if isinstance(torch.true, staticmethod) else faulty"""
 MEND = "%%parallel\nimport torch, nbpar.parallel.data, nbpar.parallel.model\n{where}.{name} = torch.true"
 

@@ -175,3 +175,17 @@ def everything(folder: str) -> dict[str, Any]:
         "fails alike": fails_alike(),
         "partial failure": partial_failure(),
     }
+
+
+def graph_on_one_rank(in_a_cycle: bool) -> tuple[list[str], list[float], list[float]]:
+    """A graph of an earlier cell is alive on the last rank alone: the lines, and the losses of one process and of the cell."""
+    expected, _ = plain(MLP + SGD, TRAIN)
+    names = notebook(MLP + SGD)
+    if dist.get_rank() == dist.get_world_size() - 1:
+        holder = [names["model"](names["x"])]
+        holder.append(holder)
+        if in_a_cycle:
+            del holder
+    with contextlib.redirect_stdout(io.StringIO()), Bell() as bell, mode({"failed": bell.ring}, names) as report:
+        exec(TRAIN, names)
+    return report.lines, expected["losses"], names["losses"]

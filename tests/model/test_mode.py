@@ -10,7 +10,7 @@ import pytest
 
 from nbpar.errors import OptionError
 from nbpar.parallel.model.mode import parse
-from tests.model.programs import everything, run_cell
+from tests.model.programs import everything, graph_on_one_rank, run_cell
 from tests.model.zoo import MLP, SGD, TRAIN
 from tests.ranks import run_ranks
 
@@ -91,3 +91,13 @@ def test_one_rank_runs_the_cell_as_it_is() -> None:
     (only,) = run_ranks(1, run_cell, MLP + SGD, TRAIN, {})
     assert only["lines"] == []
     assert len(only["names"]["losses"]) == 4
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_graph_that_one_rank_alone_holds(ranks: int) -> None:
+    """All ranks decide alike: the model is split if a cycle held the graph, else it is whole on every rank."""
+    for lines, expected, losses in run_ranks(ranks, graph_on_one_rank, True):
+        assert not any("is alive" in line for line in lines) and losses == pytest.approx(expected, rel=0, abs=1e-13)
+    for lines, expected, losses in run_ranks(ranks, graph_on_one_rank, False):
+        assert any("is whole on every rank: a graph" in line for line in lines)
+        assert losses == pytest.approx(expected, rel=0, abs=1e-13)

@@ -129,9 +129,16 @@ class Channel:
 
     def gather(self, thing: Any) -> list[Any]:
         """Every rank's object, by rank, on all ranks."""
-        things: list[Any] = [None] * self.size
+        return self._gather(thing, self.group)
+
+    def everywhere(self, thing: Any) -> list[Any]:
+        """The object of every rank in lockstep, on all of them."""
+        return self._gather(thing, self.everyone)
+
+    def _gather(self, thing: Any, group: dist.ProcessGroup | None) -> list[Any]:
+        things: list[Any] = [None] * dist.get_world_size(group)
         with self._now():
-            dist.all_gather_object(things, thing, group=self.group)
+            dist.all_gather_object(things, thing, group=group)
         return things
 
     def flush(self) -> None:

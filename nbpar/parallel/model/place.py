@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterable, Sequence
 
@@ -35,8 +36,8 @@ def place(layers: Sequence[Layer], ranks: Sequence[int]) -> dict[nn.Module, int]
                 where.setdefault(id(value), (value, set(), rank))[1].add(rank)
     modules = [part for layer in layers for part in layer.parts]
     with _weak_lists_off(modules):
-        for value, _, _ in where.values():
-            _check(value)
+        if why := _stuck([value for value, _, _ in where.values()]):
+            raise Stuck(why)
         apart = [(value, rank) for value, _, rank in where.values() if owner(value) is not None]
         for value, _, rank in where.values():
             if owner(value) is None:
@@ -123,19 +124,30 @@ def _swap(value: Tensor, made: Tensor) -> None:
     swap_tensors(value, made)
 
 
-def _check(value: Tensor) -> None:
-    """Whether it can be replaced, found out on every rank alike by putting a new tensor on its memory in its place: a graph of an
-    earlier cell, which may still be alive, keeps the old one."""
-    if not value.is_leaf:
-        raise Stuck("one of its tensors is computed from others")
-    made, flag = value.detach(), value.requires_grad
-    gradient, value.grad = value.grad, None
-    try:
-        _swap(value, nn.Parameter(made, flag) if isinstance(value, nn.Parameter) else made.requires_grad_(flag))
-    except RuntimeError:
-        raise Stuck("a graph that uses its parameters is alive; delete the loss of an earlier step first") from None
-    finally:
-        value.grad = gradient
+def _stuck(values: Sequence[Tensor]) -> str:
+    """Why not all of them can be replaced, on all ranks alike; empty if they can. The graph of an earlier cell may be held on some
+    ranks alone, by a cycle of references above all."""
+    why = _held(values)
+    if why:
+        gc.collect()
+        why = _held(values)
+    return next(filter(None, channel().everywhere(why)), "")
+
+
+def _held(values: Sequence[Tensor]) -> str:
+    """Why not all of them can be replaced here, found out by putting a new tensor on the same memory in the place of each."""
+    for value in values:
+        if not value.is_leaf:
+            return "one of its tensors is computed from others"
+        made, flag = value.detach(), value.requires_grad
+        gradient, value.grad = value.grad, None
+        try:
+            _swap(value, nn.Parameter(made, flag) if isinstance(value, nn.Parameter) else made.requires_grad_(flag))
+        except RuntimeError:
+            return "a graph that uses its parameters is alive; delete the loss of an earlier step first"
+        finally:
+            value.grad = gradient
+    return ""
 
 
 class _weak_lists_off:
