@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,9 @@ def leaving(table: Table, staying: Iterable[Any]) -> frozenset[int]:
     themselves = set(table.known(stay))
     reached = {number for value in stay for o in held_by(value) if (number := table.number(o)) is not None}
     tensors = {number for number in reached if table.kinds[number].stays}
-    inside = {number for number in table.reachable(tensors) if table.kinds[number].stays} - themselves
+    inside = {number for number in table.reachable(tensors) if table.kinds[number].stays}
+    inside |= {number for o in leading(stay) if (number := table.number(o)) is not None}
+    inside -= themselves
     holds = {number: set(table.known(kind.children(o))) for number, o, kind in _holders(table)} if inside else {}
     more = inside
     while more:
@@ -40,8 +42,30 @@ def leaving(table: Table, staying: Iterable[Any]) -> frozenset[int]:
     return frozenset(inside | themselves)
 
 
+def leading(stay: Sequence[Any]) -> Iterator[Any]:
+    """Of what staying values lead to, what leads to tensors or modules, new ones too: an optimiser's state has those of a cell."""
+    held = [pair for value in stay for pair in walk(value)]
+    parents: dict[int, list[Any]] = {}
+    for o, below in held:
+        for child in below:
+            parents.setdefault(id(child), []).append(o)
+    todo = [o for o, _ in held if (kind := kind_of(o)) and kind.stays]
+    seen = {*map(id, stay), *map(id, todo)}
+    while todo:
+        for parent in parents.get(id(todo.pop()), ()):
+            if id(parent) not in seen:
+                seen.add(id(parent))
+                todo.append(parent)
+                yield parent
+
+
 def held_by(value: Any) -> Iterator[Any]:
     """What a value leads to, itself included. Not what classes hold, nor the globals of functions."""
+    return (o for o, _ in walk(value))
+
+
+def walk(value: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """What a value leads to, each with what it holds itself."""
     seen: set[int] = set()
     held = []  # ids stay unique while their objects live
     todo = [value]
@@ -51,9 +75,10 @@ def held_by(value: Any) -> Iterator[Any]:
         if kind is None or id(o) in seen or isinstance(o, type):
             continue
         seen.add(id(o))
-        held.append(o)
-        yield o
-        todo.extend(kind.children(o))
+        below = list(kind.children(o))
+        held.append((o, below))
+        yield o, below
+        todo.extend(below)
 
 
 def _holders(table: Table) -> Iterator[tuple[int, Any, Kind]]:

@@ -60,6 +60,18 @@ def both(kept: Notebook, code: str) -> None:
     kept.run("%%parallel model\n" + code)
 
 
+def test_a_model_that_the_notebook_made_stays_with_its_optimiser(kept: Notebook) -> None:
+    """Adam's state comes to be in the cell, in a dict that the notebook knows: it stays too."""
+    kept.run(alone("torch.manual_seed(2)\nmodel3 = Net().double(); adam3 = torch.optim.Adam(model3.parameters(), 1e-2)"))
+    kept.run("torch.manual_seed(2)\nmodel3 = Net().double(); adam3 = torch.optim.Adam(model3.parameters(), 1e-2)")
+    cell = "torch.manual_seed(6)\nlast3 = train(model3, adam3, 3)"
+    for keep in (" --keep model3", ""):
+        kept.run(alone(cell).replace("last3", "expected3"))
+        kept.run(f"%%parallel model{keep}\n{cell}")
+        assert kept.value("(type(model3).__name__, type(adam3).__name__)") == ("RankRef", "RankRef")
+        assert kept.value("last3 == expected3")
+
+
 def test_a_kept_model_is_trained_on_in_later_cells(kept: Notebook) -> None:
     assert kept.value("(type(model).__name__, type(adam).__name__)") == ("RankRef", "RankRef")
     assert kept.value("losses == expected")

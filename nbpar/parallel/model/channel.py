@@ -17,8 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nbpar import comm
-
 from .home import empty
 
 
@@ -53,7 +51,9 @@ class Channel:
         self._log.update(repr((kind, what)).encode())
 
     def _now(self) -> AbstractContextManager[None]:
-        return comm.moment(self._edges + (self.operations if self.stepping_since is None else self.stepping_since))
+        from nbpar.comm import moment  # begins MPI, which a kernel that rehearses a plan must not
+
+        return moment(self._edges + (self.operations if self.stepping_since is None else self.stepping_since))
 
     @property
     def log(self) -> str:
