@@ -22,7 +22,7 @@ from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
 
-NARROW = 1e-5  # how close a quick look in single precision must be
+NARROW = 2e-6  # how close a quick look in single precision must be: some rounding errors
 WHOLE_VALUES = (bool, int, float, complex, str, bytes, type(None))
 
 
