@@ -114,14 +114,17 @@ def _join(group: list[Held], depth: int) -> Held:
 def rows(plan: Plan) -> Grid:
     """Rows of the batch × ranks."""
     names, cells, first = [], [], 0
-    for replica, count in enumerate(plan.rows):
+    for replica, count in enumerate(plan.rows if plan.cut else plan.rows[:1]):
         names.append(f"{first}–{first + count - 1}" if count > 1 else str(first) if count else "none")
         cells.append(
-            tuple(Cell("rows") if count and plan.mesh.place(rank)[0] == replica else NOTHING for rank in range(plan.mesh.size))
+            tuple(
+                Cell("rows") if count and (not plan.cut or plan.mesh.place(rank)[0] == replica) else NOTHING
+                for rank in range(plan.mesh.size)
+            )
         )
         first += count
-    how = "each replica has its own" if plan.mesh.data > 1 else "all go through every stage"
-    if plan.columns and plan.mesh.data == 1:
+    how = "each replica has its own" if plan.cut else "all go through every stage"
+    if not plan.cut and (plan.columns or plan.mesh.data > 1):
         how = "every rank takes all of them"
     if plan.micro > 1:
         how += f", in {plan.micro} micro-batches"
@@ -132,7 +135,7 @@ def rows(plan: Plan) -> Grid:
         tuple(names),
         tuple(map(str, range(plan.mesh.size))),
         tuple(cells),
-        tuple(count_of(count, "row") for count in plan.rows),
+        tuple(count_of(count, "row") for count in plan.rows[: len(names)]),
     )
 
 

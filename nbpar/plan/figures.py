@@ -58,6 +58,7 @@ class Figures:
     """layers: in the order of registration. forward: a pass over them. rows: of the batch, 0 if there was none.
 
     notes: what was assumed or not found. columns: layers split by their columns, by the number of ranks.
+    reads_rows: whether Python reads values of the batch in the pass: no replica can have rows of its own.
     """
 
     layers: tuple[Layer, ...]
@@ -66,6 +67,7 @@ class Figures:
     output: int = 0  # bytes of the model's result
     notes: tuple[str, ...] = ()
     columns: Mapping[int, Columns] = field(default_factory=dict)
+    reads_rows: bool = False
 
     @cached_property
     def _over(self) -> dict[tuple[int, ...], Stages]:

@@ -70,7 +70,7 @@ def measure(
         return Figures(tuple(layers), rows=count, notes=(*notes, note))
     watch, output, split = run
     layers = [_running(layer, watch, k) for k, layer in enumerate(layers)]
-    return Figures(tuple(layers), watch.forward, count, output, tuple(notes), split)
+    return Figures(tuple(layers), watch.forward, count, output, tuple(notes), split, watch.reads_rows)
 
 
 def _run(make: Callable[[], Subject], columns: Sequence[int]) -> tuple[Watch, int, dict[int, Columns]]:

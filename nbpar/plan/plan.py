@@ -14,6 +14,7 @@ from nbpar.plan.schedule import SCHEDULES, Span, bubble, kept, simulate
 
 MODES = ("data", "model", "hybrid")
 HOWS = ("layers", "tensor")
+READS_ROWS = "it reads values of its rows (`.item()`, `if tensor`), so every replica takes all of them"
 KINDS = ("weights", "buffers", "gradients", "state", "activations")
 
 
@@ -42,7 +43,14 @@ class Plan:
     @cached_property
     def rows(self) -> tuple[int, ...]:
         """Rows of the batch by replica."""
+        if self.figures.reads_rows:
+            return (self.figures.rows,) * self.mesh.data
         return shares(self.figures.rows, self.mesh.data)
+
+    @property
+    def cut(self) -> bool:
+        """Whether each replica has rows of its own."""
+        return self.mesh.data > 1 and not self.figures.reads_rows
 
     def ranks_of(self, layer: int) -> tuple[int, ...]:
         """The ranks that hold a layer, or columns of it."""
@@ -78,11 +86,11 @@ class Plan:
         """Bytes kept for the backward pass. A replica's rows of the arguments are a copy."""
         if not self.columns:
             passed = figures.over(self.owners)
-            return passed.kept[stage] + (passed.given[stage] if self.mesh.data > 1 else 0)
+            return passed.kept[stage] + (passed.given[stage] if self.cut else 0)
         split = figures.columns.get(self.mesh.model)
         if split is None:
             return 0
-        return split.kept.of(stage, self.mesh.model) + (split.given if self.mesh.data > 1 else 0)
+        return split.kept.of(stage, self.mesh.model) + (split.given if self.cut else 0)
 
     def _for_rows(self, replica: int, of: Callable[[Figures], float]) -> float:
         """A figure for a replica's rows: on the line through two measured sizes."""
@@ -98,7 +106,7 @@ class Plan:
 
     def _sent(self, replica: int, stage: int) -> int:
         total = self._for_rows(replica, lambda figures: self._passed(figures, stage))
-        if self.mesh.data > 1:
+        if self.cut:
             total += self._memory(replica, stage)["gradients"]
             whole = self.mesh.model == 1 or self.columns
             total += self.figures.output * self.rows[replica] / self.figures.rows if self.figures.rows and whole else 0
@@ -133,7 +141,8 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What could not be reckoned, and why."""
-        return self.figures.notes
+        whole = self.mesh.data > 1 and self.figures.reads_rows
+        return (*self.figures.notes, *([READS_ROWS] if whole else []))
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
         from nbpar.display.panels import of_plan

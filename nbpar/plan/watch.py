@@ -19,6 +19,7 @@ from nbpar.parallel.model.operands import tensors
 from nbpar.plan.stages import Forward, Operation, Value
 from nbpar.uncompiled import Mode
 
+READS = ("_local_scalar_dense", "equal", "is_nonzero")  # operators that give Python a value
 BYTES_A_FLOP = 4.0  # a byte moved costs as much as so many operations: only the ratio of layers matters
 
 
@@ -33,6 +34,8 @@ class Watch:
         self._homes: dict[int, list[int]] = defaultdict(list)
         self._saved: list[int] = []
         self._touched: set[int] = set()
+        self._of_rows: dict[int, Any] = {}  # memories that depend on the arguments, kept alive
+        self.reads_rows = False  # whether Python reads a value that depends on them
         self._alive: list[Tensor] = []  # so that no key is given away twice
         self._calls: list[tuple[int | None, tuple[int, ...]]] = []  # of modules: the layer that it is, the layers inside
         self._last = 0
@@ -44,6 +47,7 @@ class Watch:
         """One forward pass; the bytes of its result."""
         arguments, keywords = call
         self._given = frozenset(_memory(value) for value in tensors(call))
+        self._depend(tensors(call))
         keep = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda value: value)
         with self._hooks(model), torch.enable_grad(), keep, _Work(self), _Functions(self):
             result = model(*arguments, **keywords)
@@ -100,9 +104,16 @@ class Watch:
             taken, given = tuple(map(_value, takes)), tuple(map(_value, gives))
             self.operations.append(Operation(within, taken, given, keeps, first, changes))
 
+    def _depend(self, values: list[Tensor]) -> None:
+        self._of_rows.update((_memory(value), value.untyped_storage()) for value in values)
+
     def worked(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """An operator has run."""
-        self._touched |= {_memory(value) for value in tensors((args, kwargs))}
+        used = {_memory(value) for value in tensors((args, kwargs))}
+        self._touched |= used
+        if not used.isdisjoint(self._of_rows):
+            self.reads_rows |= func._overloadpacket.__name__ in READS
+            self._depend(tensors(out))
         count = flop_registry.get(func._overloadpacket)
         made = sum(value.nbytes for value in tensors(out))
         self.work[self.layer] += (count(*args, **kwargs, out_val=out) if count else 0) + BYTES_A_FLOP * made
