@@ -30,11 +30,12 @@ SUM = hash(dist.ReduceOp(dist.ReduceOp.SUM))
 SET_UP = "set-up"  # the control group's name in the trace
 
 
-def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "") -> None:
+def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "", folder: str = "") -> None:
     """Make torch.distributed's default group over a duplicate of `world`. Collective over `world`.
 
     backend: mpi (CUDA tensors go through host memory), or torch's own gloo or nccl, which are not traced.
-    address: by which other hosts reach this one, by default its name. After this, `dist.init_process_group("mpi")` and
+    address: by which other hosts reach this one, by default its name. folder: for a file by which processes of one host meet, by
+    default a new one. After this, `dist.init_process_group("mpi")` and
     `dist.new_group(backend="mpi")` work too.
     """
     if backend not in BACKENDS:
@@ -49,7 +50,7 @@ def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "") -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
     state.world, state.backend, state.reason = world, backend, None
-    state.address = address or os.uname().nodename
+    state.address, state.folder = address or os.uname().nodename, folder
     state.control = MPIGroup(world.Dup(), (everyone(), 0), SET_UP)
     shortcut.install()
     foreign.install()

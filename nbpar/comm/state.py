@@ -22,7 +22,8 @@ class State:
     groups: those whose communicators are not freed. stuck: communicators and works that never end; MPI has the buffers.
     reason: why every wait must end, or None; error: in which exception. watched: whether collectives are signed.
     moment: what a mode counts alike on all ranks, to tell one message from another.
-    crowded: this host has more ranks than cores for them. spread: there are several hosts; address: by which they reach this one.
+    crowded: this host has more ranks than cores for them. spread: there are several hosts; address: by which they reach this one;
+    folder: where processes of one host may meet.
     threaded: MPI may be called by several threads at a time. sockets: of torch's own backends, by device and inode;
     store: by which these find each other; C++ keeps no reference.
     """
@@ -40,6 +41,7 @@ class State:
     crowded: bool = False
     spread: bool = False
     address: str = ""
+    folder: str = ""
     threaded: bool = True
     store: Any = None
     sockets: set[tuple[int, int]] = field(default_factory=set)

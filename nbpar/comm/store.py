@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Sequence
 from datetime import timedelta
@@ -56,8 +57,8 @@ class PatientStore(stores.Store):
 def meeting_point(world: MPI.Intracomm) -> PatientStore:
     """A file on one host, else a port of rank 0's. Collective over `world`."""
     if not state.spread:
-        folder = world.bcast(tempfile.mkdtemp(prefix="nbpar-") if world.rank == 0 else None)
-        return PatientStore(stores.FileStore(f"{folder}/rendezvous", world.size))
+        place = f"{state.folder or tempfile.mkdtemp(prefix='nbpar-')}/meet-{secrets.token_hex(4)}" if world.rank == 0 else ""
+        return PatientStore(stores.FileStore(world.bcast(place), world.size))
     if world.rank == 0:
         store = stores.TCPStore(state.address, 0, world.size, is_master=True, wait_for_workers=False)
         world.bcast((state.address, store.port))

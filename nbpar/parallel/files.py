@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from nbpar.comm.state import state
 from nbpar.parallel.patch import patched
 from nbpar.ranks.snapshots import PREFIX
 
@@ -274,7 +275,7 @@ _notes: list[tempfile.TemporaryDirectory[str]] = []  # on rank 0: of this cell, 
 
 def new_notes() -> str:
     """A folder for rank 0's notes. A lagging rank may read it when rank 0's cell is over: it lasts until the next begins."""
-    _notes.append(tempfile.TemporaryDirectory(prefix="nbpar-notes-"))
+    _notes.append(tempfile.TemporaryDirectory(prefix="nbpar-notes-", dir=state.folder or None))
     return _notes[-1].name
 
 

@@ -79,7 +79,7 @@ class Rank:
         warnings.filterwarnings("ignore", "isinstance.treespec, LeafSpec", FutureWarning)  # torch's, where ranks tell structures
         device = prepare_device()
         if world.size == int(os.environ["NBPAR_SIZE"]):
-            comm.join(world, os.environ["NBPAR_BACKEND"], channel.own_address())
+            comm.join(world, os.environ["NBPAR_BACKEND"], channel.own_address(), channel.folder())
             patient.install()
             unlink_shared_memory(world)
         self.hosts = world.allgather(os.uname().nodename)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -22,10 +23,11 @@ class Snapshots:
     """
 
     def __init__(self) -> None:
-        self.folder = PREFIX + secrets.token_hex(8)
+        self.folder = f"{PREFIX}{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
         self.awaited: Mapping[str, Any] | None = None
         self._newest = ""
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        forget_the_dead()
 
     def take(self, facts: Mapping[str, Any], namespace: Mapping[str, Any]) -> None:
         """The ranks have written one. facts: place, its folder; names, of what is in it; mode, step: of the cell."""
@@ -43,3 +45,13 @@ class Snapshots:
         for name in facts["names"]:
             if isinstance(ref := namespace.get(name), RankRef):
                 ref.saved = facts["place"]
+
+
+def forget_the_dead() -> None:
+    """Removes what kernels of this host left that were killed."""
+    import psutil
+
+    for folder in glob.glob(f"{PREFIX}{os.uname().nodename}-*"):
+        pid = folder.split("-")[-2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
+from nbpar.ranks import snapshots
 from tests.faults.common import works
 from tests.notebook import Notebook
 
@@ -86,3 +90,17 @@ def test_a_model_that_stays_is_there_again_after_a_death(notebook: Notebook) -> 
     notebook.run("model, opt = nbpar.gather(model, opt)\nthere = state()")
     notebook.run(SETUP + make + LOOP.format(steps=2 + step + 3, then="pass"))
     assert notebook.value("apart(there, state())") < 1e-12
+
+
+def test_what_a_killed_kernel_left_is_removed_by_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "PREFIX", str(tmp_path / "nbpar-snapshots-"))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = os.uname().nodename
+    left, living, other = (
+        tmp_path / f"nbpar-snapshots-{name}-0a" for name in (f"{host}-{ended.pid}", f"{host}-1", f"other-{ended.pid}")
+    )
+    for folder in (left, living, other):
+        (folder / "step-3").mkdir(parents=True)
+    snapshots.Snapshots()
+    assert not left.exists() and living.exists() and other.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -96,6 +97,20 @@ def test_what_a_killed_launcher_left_does_not_hinder(tmp_path: Path, size: int) 
         assert "2 ranks" in notebook.run(f"%parallel start -n 2 --mpiexec {launcher}").stdout
         assert notebook.run("%%parallel\nprint(nbpar.size())").said == {"2"}
     assert starts.read_text() == "x", "the first start succeeds"
+
+
+@pytest.mark.parametrize("backend", ["mpi", "gloo"])
+def test_a_world_leaves_nothing_in_the_temporary_folder(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="t") as folder:  # names of sockets must be short
+        monkeypatch.setenv("TMPDIR", folder)
+        with Notebook() as notebook:
+            notebook.run(f"%parallel start -n 2 --backend {backend}")
+            for _ in range(2):
+                notebook.run("%%parallel\nimport torch.distributed as dist\ndist.barrier()\n1 / nbpar.rank()", fails=True)
+                assert notebook.run("%%parallel\nimport torch.distributed as dist\ndist.barrier()\nprint(2)").said == {"2"}
+            assert notebook.run("%%parallel data\nprint(nbpar.size())").said == {"2"}
+            notebook.run("%parallel stop")
+            assert [name for name in os.listdir(folder) if name.startswith("nbpar")] == []
 
 
 def test_sizes_more_than_cores_and_a_new_size_keep_the_variables() -> None:
