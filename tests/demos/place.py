@@ -1,8 +1,8 @@
 """A place like a container of mybinder.org's: an environment of its own, no root, 64 MiB of shared memory, 2 GiB of memory.
 
 nbpar is installed from its wheel; what it depends on is found where the tests have it. Who runs the tests as root on Linux gets
-all of that by a mount namespace and another user; otherwise the place is only an environment, and this user's. Memory is watched
-on Linux: what runs there is ended when its processes together have more, what they share counted once.
+all of that by a mount namespace, another user and a control group; otherwise the place is only an environment, and this user's.
+Memory is watched on Linux, what processes share counted once: where there is no control group, what takes more is ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sysconfig
 import time
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import nbformat
 import psutil
 
+from tests.limits import can_limit, limited
 from tests.ranks import ROOT
 
 NOBODY = "65534"
@@ -34,6 +35,7 @@ BESIDE = (  # what pip puts beside Python's packages
     *("share/jupyter/lab", "share/jupyter/labextensions", "share/jupyter/nbconvert"),
 )
 ENTER = f"""
+test -z "$GROUP" || echo $$ > "$GROUP"
 mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm
 mount --bind "$BASE" "$PLACE/base"
 mount --bind "$PREFIX" "$PLACE/prefix"
@@ -49,10 +51,14 @@ def confines() -> bool:
 
 @dataclass
 class Place:
-    """folder: with the repository, the environment and a home. peak: bytes of memory in use at the fullest moment seen."""
+    """folder: with the repository, the environment and a home. limited: by a control group.
+
+    peak: bytes of memory in use at the fullest moment seen.
+    """
 
     folder: Path
     confined: bool
+    limited: bool
     peak: int = 0
 
     @property
@@ -75,15 +81,15 @@ class Place:
         }  # fmt: skip
         enter = ["unshare", "-m", "bash", "-ec", ENTER, "enter"] if self.confined else []
         log = self.folder / "said"
-        with open(log, "wb") as said:
+        with limited(self.folder.name, MEMORY) if self.limited else nullcontext() as group, open(log, "wb") as said:
             process = subprocess.Popen(
-                [*enter, "binder/start", *command], cwd=self.repository, env=env, stdin=subprocess.DEVNULL,
-                stdout=said, stderr=said, start_new_session=True,
+                [*enter, "binder/start", *command], cwd=self.repository, env={**env, "GROUP": str(group or "")},
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
-        try:
-            yield process, log
-        finally:
-            stop(process)
+            try:
+                yield process, log
+            finally:
+                stop(process)
 
     def run(self, *command: str, timeout: float = 250) -> str:
         """What it said. Raises AssertionError with that if it fails, and if it needs more memory than there is."""
@@ -135,7 +141,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def build(folder: Path) -> Place:
     """The repository as Binder's builder finds it, an environment with nbpar's wheel, and what binder/postBuild does."""
-    place = Place(folder, confines())
+    place = Place(folder, confines(), confines() and can_limit())
     for name in ("repository", "home", "base", "prefix"):
         (folder / name).mkdir()
     for name in ("binder", "demo_notebooks"):

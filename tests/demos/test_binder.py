@@ -60,6 +60,13 @@ def test_the_place_is_small(place: Place) -> None:
         assert said[1] == 64 << 20
 
 
+def test_more_memory_than_there_is_cannot_be_had(place: Place) -> None:
+    if not place.limited:
+        pytest.skip("control groups cannot be made here")
+    with place.running("python", "-c", "x = bytearray(3 << 30)") as (process, log):
+        assert process.wait(60) in (-9, 137), log.read_text()
+
+
 @pytest.mark.timeout(120)
 def test_lab_opens_with_the_list_of_notebooks(place: Place, browser: Any) -> None:
     port = free_port()

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,9 @@ from nbpar.ranks import guard
 from nbpar.ranks.channel import Message
 from nbpar.ranks.world import Settings, World
 from tests.faults.common import DIST, SUM, family, gone, works
+from tests.limits import can_limit, limited
 from tests.notebook import Notebook
 
-OLD = Path("/sys/fs/cgroup/memory").is_dir()  # control groups of the first version
-GROUPS = Path("/sys/fs/cgroup/memory" if OLD else "/sys/fs/cgroup")
 FAULT = """if dist.get_rank() == 1:
     print('last words')
     time.sleep(0.3)
@@ -97,12 +94,14 @@ def test_want_of_memory_is_named_with_its_amount() -> None:
     )
 
 
-@pytest.mark.skipif(not os.access(GROUPS, os.W_OK), reason="control groups cannot be made here")
+@pytest.mark.skipif(not can_limit(), reason="control groups cannot be made here")
 def test_a_rank_is_killed_for_want_of_memory(notebook: Notebook) -> None:
     """By the system: its control group may have 64 MiB more, and it asks for 4 GiB."""
     works(notebook)
     notebook.run("kept = [1, 2]")
-    with limited(notebook.value("nbpar.world().pids")[1], 64 << 20):
+    pid = notebook.value("nbpar.world().pids")[1]
+    with limited(pid, 64 << 20) as group:
+        group.write_text(str(pid))
         ask = "print('asks for more', flush=True)\ntime.sleep(2)\n"  # so that all ranks have said what they hold
         take = "x = torch.ones(1 << 30) if dist.get_rank() else 0\ndist.barrier()"
         cell = notebook.run(DIST + ask + take, fails=True)
@@ -111,22 +110,6 @@ def test_a_rank_is_killed_for_want_of_memory(notebook: Notebook) -> None:
     assert "'asks for more'" in cell.traceback
     assert notebook.run("%%parallel\nprint(kept)").said == {"[1, 2]"}
     works(notebook)
-
-
-@contextmanager
-def limited(pid: int, size: int) -> Iterator[None]:
-    """While it lasts, that process is in a control group that may not take more memory."""
-    group = GROUPS / f"nbpar-test-{pid}"
-    group.mkdir()
-    try:
-        (group / ("memory.limit_in_bytes" if OLD else "memory.max")).write_text(str(size))
-        (group / "cgroup.procs").write_text(str(pid))
-        yield
-    finally:
-        end = time.monotonic() + 10
-        while (group / "cgroup.procs").read_text() and time.monotonic() < end:
-            time.sleep(0.05)
-        group.rmdir()
 
 
 def test_a_guard_reads_what_the_system_killed_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
