@@ -235,11 +235,13 @@ MESSAGES: dict[str, tuple[Callable[[bool], Any], str]] = {  # and what the recei
 def pass_messages() -> dict[str, str]:
     odd, texts = dist.get_rank() == 1, {}
     for name, (program, _) in MESSAGES.items():
-        ended = threading.Event()
-        if not odd:  # as the kernel does when the receiver fails
-            threading.Timer(1.0, lambda: None if ended.is_set() else comm.abort("rank 1 failed")).start()  # noqa: B023
+        kernel = threading.Timer(1.0, comm.abort, ["rank 1 failed"])  # as the kernel does when the receiver fails
+        if not odd:
+            kernel.start()
         texts[name] = watched(lambda program=program: program(odd))  # type: ignore[misc]
-        ended.set()
+        kernel.cancel()
+        if not odd:
+            kernel.join()  # it must not come into the next one
         comm.renew()
     return texts
 
