@@ -19,7 +19,6 @@ from nbpar.parallel.model.operands import tensors
 from nbpar.plan.stages import Forward, Operation, Value
 from nbpar.uncompiled import Mode
 
-READS = ("_local_scalar_dense", "equal", "is_nonzero")  # operators that give Python a value
 BYTES_A_FLOP = 4.0  # a byte moved costs as much as so many operations: only the ratio of layers matters
 
 
@@ -112,7 +111,7 @@ class Watch:
         used = {_memory(value) for value in tensors((args, kwargs))}
         self._touched |= used
         if not used.isdisjoint(self._of_rows):
-            self.reads_rows |= func._overloadpacket.__name__ in READS
+            self.reads_rows |= func._overloadpacket.__name__ in table.READING_OPERATORS
             self._depend(tensors(out))
         count = flop_registry.get(func._overloadpacket)
         made = sum(value.nbytes for value in tensors(out))

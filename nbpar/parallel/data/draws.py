@@ -20,6 +20,7 @@ from torch import Tensor
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
 from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, walk
+from nbpar.parallel.model.table import READING_OPERATORS
 from nbpar.uncompiled import Mode
 
 # Draws whose use of the stream depends on the values of other rows: rejection sampling, fused kernels.
@@ -85,7 +86,7 @@ class Record(Mode):
         kwargs = kwargs or {}
         name = short(function)
         tensors = [value for value in walk((args, kwargs)) if is_strided(value)]
-        if name in ("_local_scalar_dense", "equal", "is_nonzero"):
+        if name in READING_OPERATORS:
             for tensor in tensors:
                 self.read(tensor)
         self.writes.see(function, args, kwargs)

@@ -34,6 +34,9 @@ VALUE = _names("""
     equal allclose is_nonzero __reduce_ex__
 """)
 
+# The operators below torch's functions by which it does.
+READING_OPERATORS = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})
+
 # So does this, if it is given tensors.
 FACTORY = _names("tensor as_tensor asarray scalar_tensor arange full linspace logspace")
 READ = VALUE | FACTORY
