@@ -65,6 +65,7 @@ class Exchange:
         self._pause = Pause(world, cell.ranks)
         self._snapshot_at = time.monotonic() + cell.snapshot if cell.lockstep and cell.snapshot else float("inf")
         self.snapshot: Message | None = None  # the last one: header and values of rank 0
+        self._parts: dict[int, Message] = {}  # of the next one, by rank
         self._failed: dict[int, Failure] = {}
         self._end_waiting_at = self._useless_at = self._stop_now_at = self._tell_at = float("inf")
         self._give_up_at = 3  # interrupts
@@ -142,14 +143,21 @@ class Exchange:
         elif message.kind == "held":
             self._pause.held(message.rank, message.header)
         elif message.kind == "snapshot":
-            if message.header:
-                self.snapshot = message
-                if "place" in message.header:
-                    self._world.snapshots.take(message.header, self._world.namespace)
-            self._snapshot_at = time.monotonic() + self._cell.snapshot
-            self._pause.end()
-            if self.interrupted:
-                self._pause.ask("stop")
+            self._parts[message.rank] = message
+            if len(self._parts) == len(self._cell.ranks):
+                self._take_snapshot()
+
+    def _take_snapshot(self) -> None:
+        """All ranks have done their part of it. It counts if all of them could."""
+        parts, self._parts = self._parts, {}
+        if all(part.header for part in parts.values()):
+            self.snapshot = parts[self._cell.ranks[0]]
+            if "place" in self.snapshot.header:
+                self._world.snapshots.take(self.snapshot.header, self._world.namespace)
+        self._snapshot_at = time.monotonic() + self._cell.snapshot
+        self._pause.end()
+        if self.interrupted:
+            self._pause.ask("stop")
 
     def _note_failure(self, rank: int, failure: Failure) -> None:
         """A rank fails: the others must not wait for it."""

@@ -170,6 +170,7 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
 def send_tasks(world: World, cell: Cell) -> Any:
     """Packs what the cell reads and sends every rank its task."""
     world.cell += 1
+    world.snapshots.saved = frozenset()
     world.renew()
     names = read_names(cell.code)
     packed = world.values.pack(names.reads, cell=world.cell, everything=bool(names.dynamic), anew=names.anew)

@@ -196,46 +196,52 @@ class Rank:
         return reply, values
 
     def _values(self, task: Any, report: Any, *, result: bool) -> list[Any]:
-        keep = report.details.get("kept")
-        if keep is None and task.keep:
-            from nbpar.parallel.model.keep import together
-            from nbpar.values.staying import Stay
+        apart = report.details.get("kept")
+        keep = self._keep(task, apart)
+        mode = "model" if apart else "data" if task.mode == "hybrid" else task.mode  # in which the notebook can ask of it
+        return self.values.reply(task.number, out=task.out, keep=keep, result=result, mode=mode)
 
-            keep = together(self.shell.user_ns, dict.fromkeys(sorted(task.keep), Stay.reason))
-        return self.values.reply(task.number, out=task.out, keep=keep or {}, result=result, mode=task.mode)
+    def _keep(self, task: Any, kept: Any) -> Any:
+        """The variables that stay on the ranks. kept: those of which the mode says so, None if it says nothing."""
+        if kept is not None or not task.keep:
+            return kept or {}
+        from nbpar.parallel.model.keep import together
+        from nbpar.values.staying import Stay
+
+        return together(self.shell.user_ns, dict.fromkeys(sorted(task.keep), Stay.reason))
 
     def snapshot(self, task: Any, report: Any, step: int) -> None:
-        """What the cell would leave if it ended now. All ranks take part, for a value may be spread over them; rank 0 sends it,
-        or that there is none."""
+        """What the cell would leave if it ended now. All ranks take part, for a value may be spread over them. Rank 0 sends it; of
+        what stays on the ranks each writes its part; a rank that cannot says that there is none."""
         from nbpar.ranks.channel import Message
 
-        stays = self.values.stayed()
         facts = {"step": step, "states": self.random.capture()}
         values = None
-        with report.at_end() as others:
-            if others is not None and (not stays or task.mode != "data" or self._written(task, stays, step, facts)):
-                values = self.values.snapshot(task.number, others, out=task.out, keep=stays)
-        if self.rank == 0:
-            self.io.messages.append(Message("snapshot") if values is None else Message("snapshot", facts, values))
-            self.outlet.nudge()
+        with report.at_end() as left:
+            if left is not None:
+                stays = {**self._keep(task, left.kept), **self.values.stayed()}
+                if (not stays or self._written(task, stays, left, facts)) and self.rank == 0:
+                    values = self.values.snapshot(task.number, left.others, out=task.out, keep=stays)
+        there = left is not None and (not stays or "place" in facts)
+        self.io.messages.append(Message("snapshot", facts if there else None, values or ()))
+        self.outlet.nudge()
 
-    def _written(self, task: Any, stays: Any, step: int, facts: dict[str, Any]) -> bool:
-        """Writes what stays on the ranks as a checkpoint; whether that went well. If not, the cell goes on without one."""
+    def _written(self, task: Any, stays: Any, left: Any, facts: dict[str, Any]) -> bool:
+        """Writes this rank's part of what stays on the ranks; whether that went well. If not, the cell goes on without."""
         from torch.distributed.checkpoint.api import CheckpointException
 
-        from nbpar.errors import PeerFailed
         from nbpar.parallel.model import store
 
         if not task.snapshots:
             return False
-        facts.update(place=f"{task.snapshots}/{task.number}-{step}", names=list(stays), mode=task.mode)
+        values = {name: self.shell.user_ns[name] for name in sorted(stays)}
+        place = f"{task.snapshots}/{task.number}-{facts['step']}"
         try:
             os.makedirs(task.snapshots, mode=0o700, exist_ok=True)
-            store.write({name: self.shell.user_ns[name] for name in stays}, facts["place"])
-        except PeerFailed:
-            raise
+            store.write_part(values, place, left.others, self.rank, self.values.size)
         except (Exception, CheckpointException):
             return False
+        facts.update(place=place, names=list(values), mode="model" if left.kept else "data")
         return True
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:

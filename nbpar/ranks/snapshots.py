@@ -17,26 +17,28 @@ PREFIX = os.path.join(tempfile.gettempdir(), "nbpar-snapshots-")
 
 
 class Snapshots:
-    """The newest one is kept, until the notebook's kernel ends.
+    """The newest one is kept, until the notebook's kernel ends: while the next one is written there are two.
 
     folder: made by the ranks when they need it. awaited: facts of the one that the next ranks are to begin with, or None.
+    saved: names of what the running cell's last one holds.
     """
 
     def __init__(self) -> None:
         self.folder = f"{PREFIX}{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
         self.awaited: Mapping[str, Any] | None = None
-        self._newest = ""
+        self.saved: frozenset[str] = frozenset()
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         forget_the_dead()
 
     def take(self, facts: Mapping[str, Any], namespace: Mapping[str, Any]) -> None:
-        """The ranks have written one. facts: place, its folder; names, of what is in it; mode, step: of the cell."""
+        """The ranks have written one. facts: place, its folder; names, of what is in it; step; mode: that can have it."""
         from nbpar.checkpoint import describe
 
         describe(facts["place"], facts["names"], facts["mode"])
-        if self._newest:
-            shutil.rmtree(self._newest, ignore_errors=True)
-        self._newest = facts["place"]
+        for other in os.listdir(self.folder):
+            if other != os.path.basename(facts["place"]):
+                shutil.rmtree(os.path.join(self.folder, other), ignore_errors=True)
+        self.saved = frozenset(facts["names"])
         self.name(facts, namespace)
 
     @staticmethod

@@ -182,7 +182,7 @@ class World:
 
     def lost(self) -> str:
         """What would end with the ranks, in words."""
-        return self.values.lost() if self.running else ""
+        return self.values.lost(self.snapshots.saved) if self.running else ""
 
     def restart(self) -> World:
         """Fresh processes, the same variables."""

@@ -121,11 +121,11 @@ class KernelEnd:
         """Whether the value is on these ranks."""
         return ref._key in self.port.refs
 
-    def lost(self) -> str:
-        """What is lost with these ranks, in words; empty if nothing is."""
+    def lost(self, saved: Collection[str] = ()) -> str:
+        """What is lost with these ranks, in words; empty if nothing is. saved: names of what is not."""
         mine = persons(self.namespace).values()
         held = {id(self.table.objs[number]) for number in self._live(mine)} | set(map(id, mine))
-        lost = [ref for ref in self.port.refs.values() if id(ref) in held]
+        lost = [ref for ref in self.port.refs.values() if id(ref) in held and ref.name not in saved]
         return " ".join(sorted(f"{ref.name}, which stayed on the ranks, is lost. {checkpoint(ref)}" for ref in lost))
 
     def _live(self, values: Iterable[Any]) -> set[int]:

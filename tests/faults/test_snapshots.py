@@ -11,7 +11,7 @@ import pytest
 
 from nbpar.ranks import snapshots
 from tests.faults.common import works
-from tests.notebook import Notebook
+from tests.notebook import Cell, Notebook
 
 SETUP = """import os, torch, time
 torch.manual_seed(0)
@@ -75,21 +75,56 @@ def test_snapshots_do_not_change_a_cell_and_an_interrupt_comes_through(notebook:
     assert notebook.value("len(seen)") > 20
 
 
-def test_a_model_that_stays_is_there_again_after_a_death(notebook: Notebook) -> None:
+SGD = SETUP.replace("Adam(model.parameters(), lr=0.01)", "SGD(model.parameters(), lr=0.05, momentum=0.9)").replace(
+    "for name in ('exp_avg', 'exp_avg_sq', 'step')", "for name in ('momentum_buffer',)"
+)
+MAKE = "\n" + "\n".join(SGD.splitlines()[1:4])
+KEPT = ["data", "model", "model --how tensor", "hybrid --mesh 2x2", "hybrid --mesh 2x2 --how tensor"]
+
+
+def begins_with(cell: Cell, step: int) -> bool:
+    return f"nbpar: model, opt: on the ranks as of optimiser step {step} of the cell" in cell.stdout
+
+
+@pytest.mark.parametrize("mode", KEPT)
+def test_a_model_that_stays_is_there_again_after_a_death(notebook: Notebook, mode: str) -> None:
     """Its snapshot is in files: the next cell's ranks begin with it, and train on as one process does."""
-    make = "\n" + "\n".join(SETUP.splitlines()[1:4])
-    notebook.run(SETUP)
-    notebook.run(f"%%parallel data --keep model,opt{make}" + LOOP.format(steps=2, then="pass"))
+    notebook.run(SGD)
+    notebook.run(f"%%parallel {mode} --keep model,opt{MAKE}" + LOOP.format(steps=2, then="pass"))
     assert notebook.value("type(model).__name__") == "RankRef"
-    cell = notebook.run("%%parallel data --snapshot 0.5\nbegun = time.time()" + LOOP.format(steps=100_000, then=DIE), fails=True)
-    assert cell.error == "RankDied", cell
+    assert notebook.value("type(model.gather()).__name__") == "Sequential"
+    cell = notebook.run(f"%%parallel {mode} --snapshot 0.5\nbegun = time.time()" + LOOP.format(steps=100_000, then=DIE), fails=True)
+    assert cell.error == "RankDied" and "is lost" not in cell.traceback, cell
     step = int(cell.stdout.rpartition("after optimiser step ")[2].split(".")[0])
     assert notebook.value("len(seen)") == 2 + step
-    cell = notebook.run("%%parallel data" + LOOP.format(steps=3, then="pass"))
-    assert f"on the ranks as of optimiser step {step} of the cell" in cell.stdout, cell
+    cell = notebook.run(f"%%parallel {mode}" + LOOP.format(steps=3, then="pass"))
+    assert begins_with(cell, step), cell
     notebook.run("model, opt = nbpar.gather(model, opt)\nthere = state()")
-    notebook.run(SETUP + make + LOOP.format(steps=2 + step + 3, then="pass"))
+    notebook.run(SGD + MAKE + LOOP.format(steps=2 + step + 3, then="pass"))
     assert notebook.value("apart(there, state())") < 1e-12
+
+
+@pytest.mark.parametrize("mode", KEPT)
+def test_a_model_that_is_to_stay_is_there_after_a_death_in_its_first_cell(notebook: Notebook, mode: str) -> None:
+    """It was made in the cell; what is gathered is as of the step that is said."""
+    notebook.run(SGD)
+    made = f"{MAKE}\nbegun = time.time()"
+    cell = notebook.run(f"%%parallel {mode} --keep model --snapshot 0.5{made}" + LOOP.format(steps=100_000, then=DIE), fails=True)
+    assert cell.error == "RankDied", cell
+    step = int(cell.stdout.rpartition("after optimiser step ")[2].split(".")[0])
+    assert notebook.value("(type(model).__name__, type(opt).__name__, len(seen))") == ("RankRef", "RankRef", step)
+    assert begins_with(notebook.run(f"%%parallel {mode}\nkind = type(model)"), step)
+    notebook.run("model, opt = nbpar.gather(model, opt)\nthere = state()")
+    notebook.run(SGD + MAKE + LOOP.format(steps=step, then="pass"))
+    assert notebook.value("apart(there, state())") < 1e-12
+
+
+def test_without_a_snapshot_it_is_said_that_what_stays_is_lost(notebook: Notebook) -> None:
+    notebook.run(SGD)
+    notebook.run(f"%%parallel model --keep model,opt{MAKE}" + LOOP.format(steps=2, then="pass"))
+    cell = notebook.run("%%parallel model --snapshot off\nbegun = time.time()" + LOOP.format(steps=100_000, then=DIE), fails=True)
+    assert "model, which stayed on the ranks, is lost. It was never saved." in cell.traceback, cell
+    assert notebook.run("model(x)", fails=True).error == "CannotTravel"
 
 
 def test_what_a_killed_kernel_left_is_removed_by_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

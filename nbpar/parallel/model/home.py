@@ -71,6 +71,19 @@ def release(tensor: Tensor) -> None:
             delattr(storage, mark)
 
 
+@contextmanager
+def unmarked(values: Iterable[Tensor]) -> Iterator[None]:
+    """While it lasts, these are like any other tensors: whoever pickles one does not ask its owner for it."""
+    marks = [(storage, getattr(storage, _OWNER)) for value in values if hasattr(storage := value.untyped_storage(), _OWNER)]
+    for storage in {id(storage): storage for storage, _ in marks}.values():
+        delattr(storage, _OWNER)
+    try:
+        yield
+    finally:
+        for storage, rank in marks:
+            setattr(storage, _OWNER, rank)
+
+
 def spare(stand_in: Tensor, storage: torch.UntypedStorage) -> None:
     """Remember the memory that a value had here before it went to another rank: it comes back to it. Until then it is given up."""
     setattr(stand_in.untyped_storage(), _SPARE, storage)

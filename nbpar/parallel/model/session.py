@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nbpar.errors import CollectiveMismatch, PeerFailed, Unsupported
 from nbpar.parallel.files import new_notes, written_once
+from nbpar.parallel.report import Left
 from nbpar.ranks.machine import free_memory
 from nbpar.values.staying import Stay
 
@@ -155,14 +156,15 @@ class Session:
         return together(self.namespace, {**heavy, **asked}, self._stayed)
 
     @contextmanager
-    def at_end(self) -> Iterator[Mapping[int, Tensor] | None]:
-        """See `Report`. None in a backward pass, and where models stay on their ranks."""
+    def at_end(self) -> Iterator[Left | None]:
+        """See `Report`. None in a backward pass."""
         with torch._C.DisableTorchFunction():
-            if in_backward() or (not self.channel.in_mesh and self._staying()):
+            if in_backward():
                 yield None
                 return
-            with self.build.undone(), whole_beside(self.namespace) as others:
-                yield others
+            kept = None if self.channel.in_mesh else self._staying()
+            with self.build.undone(), whole_beside(self.namespace, kept or ()) as others:
+                yield None if others is None else Left(others, kept)
 
     def _divide(self, models: dict[str, nn.Module], layers: Sequence[Layer], costs: Sequence[float]) -> None:
         for layer in layers:

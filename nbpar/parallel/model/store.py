@@ -2,20 +2,24 @@
 
 A folder: the tensors, by the names that `state_dict` gives them, as torch.distributed.checkpoint writes them; and `structure.pkl`,
 the pickled values with holes where the tensors were. Reading the structure runs code of the pickle: read only what you trust.
+
+A snapshot is such a folder in parts, one for each rank, which are joined when they are read: no rank waits for another.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
@@ -23,12 +27,12 @@ from torch.utils import swap_tensors
 
 from nbpar.errors import OptionError
 
-from .home import empty, give, pin
+from .home import empty, give, is_split, pin, unmarked
 from .layers import chain, divide, roots, sizes
 from .place import weak_lists_off
 from .reach import reach
 
-STRUCTURE = "structure.pkl"
+STRUCTURE, PART = "structure.pkl", "part-"
 Values = Mapping[str, Any]
 
 
@@ -43,25 +47,67 @@ def write(values: Values, path: str, *, alone: bool = False) -> None:
         Path(path, STRUCTURE).write_bytes(structure.getvalue())
 
 
+def write_part(values: Values, path: str, others: Mapping[int, Tensor], rank: int, size: int) -> None:
+    """What this rank alone holds, and its share of what all of them hold; without the others.
+
+    others: tensors that are written in the place of some, by their ids.
+    """
+    names = _names(values)
+    held: dict[str, Tensor] = {}
+    for number, value in enumerate(_tensors(values)):
+        here = others.get(id(value), value)
+        if not here.is_meta and (is_split(here) or number % size == rank):
+            held[names[id(value)]] = here.detach()
+    part = Path(path, f"{PART}{rank}")
+    part.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        structure = io.BytesIO()
+        _Pickler(structure, names).dump(dict(values))
+        Path(path, STRUCTURE).write_bytes(structure.getvalue())
+    with warnings.catch_warnings(), unmarked(held.values()):
+        warnings.simplefilter("ignore")  # that it is done by one process
+        save(held, storage_writer=FileSystemWriter(part, sync_files=False), no_dist=True)
+
+
+class Parts(FileSystemReader):
+    """Reads what `write_part` has written on several ranks as one checkpoint."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+        parts = sorted(Path(self.path).glob(f"{PART}*"))
+        found: list[Any] = [FileSystemReader(part).read_metadata(*args, **kwargs) for part in parts]
+        for part, facts in zip(parts, found, strict=True):
+            places = facts.storage_data.items()
+            facts.storage_data = {at: replace(file, relative_path=f"{part.name}/{file.relative_path}") for at, file in places}
+        joined = found[0]
+        for facts in found[1:]:
+            for name in ("state_dict_metadata", "planner_data", "storage_data"):
+                setattr(joined, name, {**getattr(facts, name), **getattr(joined, name)})
+        return joined
+
+
+def reader(path: str) -> FileSystemReader:
+    return (Parts if next(Path(path).glob(f"{PART}*"), None) else FileSystemReader)(path)
+
+
 def read(path: str, *, split: bool) -> dict[str, Any]:
     """The values that were written; each rank reads what it holds. split: the modules' layers are divided over the ranks."""
     made: dict[str, Tensor] = {}
     values: dict[str, Any] = _Unpickler(io.BytesIO(Path(path, STRUCTURE).read_bytes()), made).load()
     _settle(values, _homes(values, made, split))
-    load(_held(values, {id(value): key for key, value in made.items()}), checkpoint_id=path)
+    load(_held(values, {id(value): key for key, value in made.items()}), storage_reader=reader(path))
     return values
 
 
 def fill(values: Values, path: str, *, alone: bool = False) -> None:
     """Reads into tensors that are there, in place. Raises OptionError where a tensor is not in the checkpoint."""
     names = _names(values)
-    known = FileSystemReader(path).read_metadata().state_dict_metadata
+    known = reader(path).read_metadata().state_dict_metadata
     for value in _tensors(values):
         size = getattr(known.get(names[id(value)]), "size", None)
         if size is None or tuple(size) != tuple(value.shape):
             what = "is not there" if size is None else f"has the shape {tuple(size)} there and {tuple(value.shape)} here"
             raise OptionError(f"{path} is a checkpoint of something else: {names[id(value)]} {what}.")
-    load(_held(values, names), checkpoint_id=path, no_dist=alone)
+    load(_held(values, names), storage_reader=reader(path), no_dist=alone)
 
 
 def _names(values: Values) -> dict[int, str]:

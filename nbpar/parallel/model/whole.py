@@ -83,11 +83,13 @@ def _own_gradients(values: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def whole_beside(namespace: Mapping[str, Any]) -> Iterator[dict[int, Tensor] | None]:
+def whole_beside(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> Iterator[dict[int, Tensor] | None]:
     """What `make_whole` would make of tensors if it were called now, by their ids, of those that it would change; they are as they
     are. None where it would fail, or ranks do not lead to the same ones. Collective.
     """
-    values = [thing for thing in reach(namespace) if isinstance(thing, Tensor)]
+    stay = list(reach({name: namespace[name] for name in keep if name in namespace}, follow=False))
+    kept = set(map(id, stay))
+    values = [thing for thing in reach(namespace) if isinstance(thing, Tensor) and id(thing) not in kept]
     _own_gradients(values)
     owned: dict[int, list[Tensor]] = {rank: [] for rank in range(channel().size)}
     lost = False

@@ -17,7 +17,7 @@ from nbpar.parallel.model.keep import refusal
 from nbpar.parallel.model.layers import nests
 from nbpar.parallel.model.session import in_backward, meet
 from nbpar.parallel.patch import patched
-from nbpar.parallel.report import Report
+from nbpar.parallel.report import Left, Report
 
 from .above import lists_may_hold_sharded
 from .layers import in_parallel
@@ -125,13 +125,13 @@ class Session:
             self.split.model(type(module).__name__, module)
 
     @contextmanager
-    def at_end(self) -> Iterator[Mapping[int, torch.Tensor] | None]:
+    def at_end(self) -> Iterator[Left | None]:
         """See `Report`. None in a backward pass."""
         if in_backward():
             yield None
             return
-        with whole_beside(self.namespace, self.split.replaced) as others:
-            yield others
+        with torch._C.DisableTorchFunctionSubclass(), whole_beside(self.namespace, self.split.replaced) as others:
+            yield None if others is None else Left(others)
 
     def end(self, error: BaseException | None, tell: Callable[[BaseException], None]) -> None:
         """The ranks compare how it ended, and what it leaves becomes whole; after an error too, as one process keeps that."""
