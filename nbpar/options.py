@@ -250,7 +250,8 @@ def command_line(line: str) -> tuple[str, dict[str, Any]]:
     words = split(line)
     command = words.pop(0) if words and not words[0].startswith("-") else "status"
     if command not in COMMANDS:
-        raise OptionError(f"%parallel has no command {command!r}.{suggest(command, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+        hint = f" Above a cell: `%%parallel {command}`." if command in MODES else suggest(command, COMMANDS)
+        raise OptionError(f"%parallel has no command {command!r}.{hint} Commands: {', '.join(COMMANDS)}. `%parallel?` is the help.")
     if command == "config":
         return command, kept(words)
     if command == "plan":

@@ -11,7 +11,6 @@ closing    one line: ranks, time, where it went
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -172,6 +171,9 @@ def send_tasks(world: World, cell: Cell) -> Any:
     world.cell += 1
     world.snapshots.saved = frozenset()
     world.renew()
+    changes = world.surroundings.take()
+    if changes and changes.modules:
+        world.values.forget()  # what the ranks have of a reloaded module is of its old code
     names = read_names(cell.code)
     packed = world.values.pack(names.reads, cell=world.cell, everything=bool(names.dynamic), anew=names.anew)
     task = Task(
@@ -181,12 +183,12 @@ def send_tasks(world: World, cell: Cell) -> Any:
         options=cell.options,
         lockstep=cell.lockstep,
         count=show.execution_count(),
-        cwd=os.getcwd(),
         shared=len(packed.frames),
         relayed=(sizes := relayed(world, cell, packed.frames)),
         ranks=cell.ranks if sizes else (),
         states=RandomStates().capture() if cell.lockstep else {},
         settings=settings.capture(),
+        changes=changes,
         sources=show.new_sources(world),
         out=cell.out,
         keep=cell.keep,

@@ -33,7 +33,9 @@ def current() -> World | None:
 
 
 def ensure(namespace: dict[str, Any], settings: Settings | None = None) -> World:
-    """The running World; a new one if none runs, or if it is not as `settings` ask."""
+    """The running World; a new one if none runs, or if it is not as `settings` ask.
+
+    Raises OptionError for settings that no world can have, and then ends none; LaunchError."""
     global _world
     from nbpar.ranks.world import Settings, World
 
@@ -42,10 +44,11 @@ def ensure(namespace: dict[str, Any], settings: Settings | None = None) -> World
         if begun is not None:
             begun.result()
         return _world.start()
+    world = World(settings or Settings(), namespace)
     if _world is None:
         atexit.register(stop)
     stop()
-    _world = World(settings or Settings(), namespace)
+    _world = world
     return _world.start()
 
 

@@ -143,28 +143,30 @@ class Rank:
 
     def run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
         """One cell. An error of nbpar's own is an answer too: the rank lives on."""
+        from nbpar.errors import Told
         from nbpar.ranks.task import Reply
 
         try:
             return self._run(task, frames)
         except BaseException as error:
             self.progress.end()
-            failure = self._caused(self.shell.failed(error, traceback.format_exc().splitlines()))
+            stb = None if isinstance(error, Told) else traceback.format_exc().splitlines()
+            failure = self._caused(self.shell.failed(error, stb))
             return Reply(0.0, self.outlet.produced, failure), []
 
     def _run(self, task: Any, frames: Any) -> tuple[Any, list[Any]]:
         from nbpar.ranks.task import Reply
         from nbpar.values import settings
 
-        if task.cwd != os.getcwd():
-            os.chdir(task.cwd)
+        if task.changes:
+            task.changes.apply()
         self.shell.remember(task.sources)
         if task.relayed:
             way = self.comm.way(self.rank, task.ranks, self.hosts)
             here = task.shared if way.parent is None else 0
             frames = [*self.comm.relay(frames[:here], task.relayed, way), *frames[here:]]
+        settings.restore(task.settings)  # first: values may need a module's folder to be rebuilt
         self.values.load(frames[: task.shared], frames[task.shared :])
-        settings.restore(task.settings)
         set_before = settings.capture()
         own = self.random.capture() if task.lockstep else {}
         if task.lockstep:

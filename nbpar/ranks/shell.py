@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import getpass
 import sys
 import traceback
 import types
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import cloudpickle
 from IPython.core.displayhook import DisplayHook
@@ -13,7 +16,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
 from nbpar.comm import foreign
-from nbpar.errors import PeerFailed
+from nbpar.errors import PeerFailed, Unsupported
 from nbpar.ranks import frames
 from nbpar.ranks.outlet import Outlet
 from nbpar.ranks.task import Failure
@@ -116,6 +119,10 @@ class RankShell(InteractiveShell):
         """Whether code of this file name was typed into a cell."""
         return filename in self.compile._filename_map
 
+    def ask_exit(self) -> NoReturn:
+        """`exit()` in a cell."""
+        raise SystemExit
+
     def enable_gui(self, gui: str | None = None) -> None:
         """Ranks have no window: figures come as pictures."""
 
@@ -143,6 +150,21 @@ class RankShell(InteractiveShell):
         return self.displayhook.shown
 
 
+def nobody(what: str) -> Callable[..., NoReturn]:
+    """In the place of what waits for a person."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise Unsupported(f"{what}: nobody can type into a rank. Do it in a cell without %%parallel.")
+
+    return refuse
+
+
+def nested(line: str = "", cell: str | None = None) -> NoReturn:
+    """`%parallel` and `%%parallel` within a parallel cell."""
+    magic = "%parallel" if cell is None else "%%parallel"
+    raise Unsupported(f"{magic} {line}".rstrip() + ": this cell runs on the ranks already. Type that line in a cell of its own.")
+
+
 def make_shell(outlet: Outlet) -> RankShell:
     """The process's shell, its namespace the module `__main__`, so that notebook classes are found there."""
     main = types.ModuleType("__main__")
@@ -152,5 +174,8 @@ def make_shell(outlet: Outlet) -> RankShell:
 
     shell = RankShell.instance(user_module=main, user_ns=main.__dict__, config=Config(config))
     shell.display_pub.outlet = outlet
+    shell.register_magic_function(nested, "line_cell", "parallel")  # type: ignore[arg-type]
+    builtins.input, getpass.getpass = nobody("input()"), nobody("getpass()")
+    sys.breakpointhook = nobody("breakpoint()")
     main.__dict__.setdefault("__builtins__", __builtins__)
     return shell

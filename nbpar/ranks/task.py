@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nbpar.ranks.pulse import Pulse
+from nbpar.ranks.surroundings import Changes
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class Task:
     options: Mapping[str, Any]
     lockstep: bool
     count: int  # the notebook's In[count]
-    cwd: str
     shared: int
     relayed: tuple[int, ...] = ()
     ranks: tuple[int, ...] = ()
     states: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # the kernel's random states
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the notebook's, as values.settings captures them
     sources: Mapping[str, tuple[int, str]] = field(default_factory=dict, repr=False)  # earlier cells, for tracebacks
+    changes: Changes | None = field(default=None, repr=False)  # around the ranks
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
     check: int = 0  # optimiser steps after which the cell is compared with one process; 0: not at all

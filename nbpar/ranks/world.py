@@ -19,6 +19,7 @@ from nbpar.ranks import guard, launch, machine
 from nbpar.ranks import hosts as places
 from nbpar.ranks.channel import KEY, Hub, Message
 from nbpar.ranks.snapshots import Snapshots
+from nbpar.ranks.surroundings import Surroundings
 from nbpar.values import KernelEnd
 
 START_SECONDS = 120  # a cold disk can take long to import torch
@@ -52,6 +53,14 @@ class Settings:
     def default_size(self) -> int:
         return self.most if self.hosts else places.slurm_size() or machine.default_size()
 
+    def count(self) -> int:
+        """How many ranks the world has. Raises OptionError if it cannot have so many."""
+        size = self.default_size if self.size is None else self.size
+        if not 1 <= size <= self.most:
+            where = "these hosts" if self.hosts else "this host"
+            raise OptionError(f"-n {size}: a world on {where} has between 1 and {self.most} ranks. Type for example `-n 2`.")
+        return size
+
 
 class World:
     """N ranks that belong to one notebook.
@@ -61,11 +70,7 @@ class World:
     """
 
     def __init__(self, settings: Settings, namespace: dict[str, Any]) -> None:
-        size = settings.default_size if settings.size is None else settings.size
-        if not 1 <= size <= settings.most:
-            where = "these hosts" if settings.hosts else "this host"
-            raise OptionError(f"-n {size}: a world on {where} has between 1 and {settings.most} ranks. Type for example `-n 2`.")
-        self.settings, self.size = settings, size
+        self.settings, self.size = settings, settings.count()
         self.namespace = namespace
         self.facts: list[dict[str, Any]] = []
         self.last_lines: dict[int, str] = {}
@@ -73,10 +78,11 @@ class World:
         self.produced: dict[int, int] = {}  # output received, by rank
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
         self.snapshots = Snapshots()
+        self.surroundings: Surroundings  # since the start
         self.cell = 0
         self.hurt = False
         self.fresh = True  # no cell has been run
-        self.values = KernelEnd(namespace, size)
+        self.values = KernelEnd(namespace, self.size)
         self.spread = False  # over several hosts
         self._look_at = 0.0
         self._interrupts = 0  # so far
@@ -141,6 +147,7 @@ class World:
         self.facts, self.last_lines, self.memory, self.hurt, self.fresh = [], {}, {}, False, True
         self.produced = dict.fromkeys(range(self.size), 0)
         self.sent_sources = set()
+        self.surroundings = Surroundings()
         try:
             self._launcher = self._launch(launcher, self._environment(self._hub.environment))
             self.facts = self._handshake(launcher)
@@ -191,7 +198,9 @@ class World:
 
     def resized(self, size: int) -> Settings:
         """The settings of a world like this one with `size` ranks. Raises OptionError if it cannot have them."""
-        return replace(self.settings, size=size)
+        settings = replace(self.settings, size=size)
+        settings.count()
+        return settings
 
     @property
     def again(self) -> str:

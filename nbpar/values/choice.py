@@ -12,6 +12,7 @@ import pathlib
 import random
 import re
 import sys
+import threading
 import types
 import typing
 import uuid
@@ -139,7 +140,8 @@ def long_kind(o: Any) -> Kind | None:
 
 OF_CLASS = kinds.Fixed(lambda o: (type(o),))
 BY_REFERENCE: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-LIBRARIES: list[tuple[type, Choice]] = []  # filled when a library is there
+THREAD = local_kinds.StaysKind("a thread belongs to its process")
+LIBRARIES: list[tuple[type, Choice]] = [(threading.Thread, THREAD)]  # with subclasses; libraries add theirs when they are there
 CHOICES: dict[type, Choice] = {
     **dict.fromkeys(CONSTANTS, None),
     str: Chooser(long_kind),

@@ -12,7 +12,7 @@ from typing import Any
 from nbpar.errors import CannotTravel
 from nbpar.values import wire
 from nbpar.values.differences import find_out
-from nbpar.values.names import RESULT, persons
+from nbpar.values.names import RESULT, persons, results
 from nbpar.values.pool import Buffer, Pool
 from nbpar.values.rank_values import RankGroup, RankValues, check_size
 from nbpar.values.reading import Read
@@ -139,6 +139,10 @@ class KernelEnd:
         """
         self.port.anew = anew
         mine = persons(self.namespace)
+        for name in results(self.namespace, set(reads) - set(anew)):
+            self.port.notes.append(
+                f"{name} does not go to the ranks, where it is not what the notebook has. Give the value a name."
+            )
         names = mine if everything else {name: mine[name] for name in reads if name in mine}
         if not everything:
             for name, value in list(names.items()):

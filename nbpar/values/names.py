@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 RESULT = "_"  # under which a last expression's value travels
@@ -12,6 +12,7 @@ RESERVED = re.compile(
     r"__(name|doc|package|loader|spec|file|builtins?|annotations|cached|session|vsc_ipynb_file)__"
     r"|_{1,3}|_i{1,3}|_[iod]h|_sh|_i?\d+|_exit_code"
 )
+RESULTS = re.compile(r"_{1,3}|_\d+|Out|_oh")
 SHELL = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
 
 
@@ -26,6 +27,12 @@ def is_persons(name: str, value: Any) -> bool:
     if name in ("In", "Out"):
         return type(value) not in (list, dict)
     return (getattr(value, "__module__", None) or type(value).__module__).split(".")[0] not in ("IPython", "_io", "io")
+
+
+def results(namespace: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Those of the names under which IPython keeps what cells gave."""
+    found = [name for name in names if RESULTS.fullmatch(name) and name in namespace]
+    return sorted(name for name in found if not is_persons(name, namespace[name]))
 
 
 def persons(namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""What a notebook has set for all of torch and numpy: cells on the ranks run under it, and what they set holds in the notebook."""
+"""What a notebook has set for its process, torch and numpy: cells run under it, and what they set holds in the notebook."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,6 +38,10 @@ def get_numpy_print() -> dict[str, Any]:
     return {name: value for name, value in numpy().get_printoptions().items() if name != "formatter"}  # which holds functions
 
 
+def put_path(folders: list[str]) -> None:
+    sys.path[:] = folders
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     get: Callable[[], Any]
@@ -44,6 +49,10 @@ class Setting:
 
 
 SETTINGS = {
+    "sys": {
+        "working folder": Setting(os.getcwd, os.chdir),
+        "folders of modules": Setting(lambda: list(sys.path), put_path),
+    },
     "torch": {
         "default dtype": Setting(lambda: torch().get_default_dtype(), lambda dtype: torch().set_default_dtype(dtype)),
         "gradients": Setting(lambda: torch().is_grad_enabled(), lambda on: torch().set_grad_enabled(on)),
@@ -65,7 +74,7 @@ def capture() -> dict[str, Any]:
     return {
         f"{library}: {name}": setting.get()
         for library, settings in SETTINGS.items()
-        if hasattr(sys.modules.get(library), "__version__")
+        if library == "sys" or hasattr(sys.modules.get(library), "__version__")
         for name, setting in settings.items()
     }
 

@@ -40,10 +40,57 @@ def test_sys_exit_is_an_error_and_not_the_end(notebook: Notebook) -> None:
     works(notebook)
 
 
-def test_input_says_that_nobody_can_answer(notebook: Notebook) -> None:
-    cell = notebook.run("%%parallel\ninput('name? ')", fails=True)
-    assert cell.status == "error"
+@pytest.mark.parametrize(
+    "line", ["input('name? ')", "import getpass\ngetpass.getpass()", "breakpoint()", "import pdb; pdb.set_trace()"]
+)
+def test_what_waits_for_a_person_says_that_nobody_can_answer(notebook: Notebook, line: str) -> None:
+    cell = notebook.run(f"%%parallel\n{line}", fails=True)
+    assert (
+        cell.error == "Unsupported" and "nobody can type into a rank" in cell.traceback and "without %%parallel" in cell.traceback
+    )
     works(notebook)
+
+
+@pytest.mark.parametrize("line", ["%%parallel data\nx = 1", "%parallel stop"])
+def test_parallel_within_a_parallel_cell(notebook: Notebook, line: str) -> None:
+    cell = notebook.run(f"%%parallel\n{line}", fails=True)
+    assert cell.error == "Unsupported" and "on the ranks already" in cell.traceback
+    works(notebook)
+
+
+def test_exit_is_what_sys_exit_is(notebook: Notebook) -> None:
+    assert notebook.run("%%parallel\nexit()", fails=True).error == "SystemExit"
+    works(notebook)
+
+
+def test_options_that_only_a_rank_reads_are_told_as_one_line(notebook: Notebook) -> None:
+    cell = notebook.run("%%parallel model --place enc\nx = 1", fails=True)
+    assert cell.error == "OptionError" and len(cell.traceback.splitlines()) == 1 and "encoder=0" in cell.traceback
+
+
+def test_a_size_that_cannot_be_leaves_the_ranks_as_they_are(notebook: Notebook) -> None:
+    pids = notebook.value("nbpar.world().pids")
+    for line in ("%%parallel -n 0\nx = 1", "%parallel start -n 0"):
+        cell = notebook.run(line, fails=True)
+        assert cell.error == "OptionError" and "replaced" not in cell.stdout
+        assert notebook.value("nbpar.world().pids") == pids
+
+
+def test_a_thread_stays_and_says_so_once(notebook: Notebook) -> None:
+    code = "%%parallel\nimport threading\nthread = threading.Thread(target=print, args=('there',)); thread.start(); thread.join()"
+    cell = notebook.run(code)
+    assert cell.said == {"there"} and len(cell.notes) == 1 and "a thread belongs to its process" in cell.notes[0]
+    cell = notebook.run("thread = threading.Thread(target=print)\nlock = threading.Lock()")
+    cell = notebook.run("%%parallel\nkept = thread\nwith lock: print('locked')")
+    assert cell.said == {"locked"} and len(cell.notes) == 1 and "a thread belongs to its process" in cell.notes[0]
+    notebook.run("del thread, lock, kept")
+
+
+def test_ipythons_names_for_results_are_said_not_to_travel(notebook: Notebook) -> None:
+    notebook.run("41 + 1")
+    cell = notebook.run("%%parallel\nprint(_ == 42)")
+    assert "_ does not go to the ranks" in cell.notes[0]
+    assert notebook.run("%%parallel\nfor _ in range(3): last = _\nprint(_)").notes == []
 
 
 @pytest.mark.parametrize(

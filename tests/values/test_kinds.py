@@ -150,7 +150,6 @@ image | PIL.Image.new('L', (2, 2)) | o.putpixel((0, 0), 7) | o.tobytes()
 lock | threading.Lock() | pass | o.locked()
 rlock | threading.RLock() | pass | type(o).__name__
 event | threading.Event() | pass | o.is_set()
-thread | threading.Thread(target=print, name="s") | o.name = "t" | o.name, o.daemon
 module | functools | pass | o.__name__
 logger | logging.getLogger('x.y') | o.setLevel(10) | o.name
 random | random.Random(1) | o.random() | o.getstate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -210,3 +211,44 @@ def test_what_is_set_for_all_of_torch_and_numpy_holds_on_both_sides(notebook: No
     assert there == ["torch.float32", False, "ignore"]
     notebook.run("torch.set_grad_enabled(True); np.seterr(divide='warn'); np.set_printoptions(precision=8)")
     assert notebook.run("%%parallel\nprint(torch.ones(1, requires_grad=True).exp().requires_grad)").said == {"True"}
+
+
+class TestSurroundings:
+    """What a cell finds around it besides variables is the notebook's, also when it has changed since the ranks started."""
+
+    def test_folders(self, notebook: Notebook, tmp_path: Path) -> None:
+        (tmp_path / "inner").mkdir()
+        (tmp_path / "nbpar_test_here.py").write_text("VALUE = 3")
+        (tmp_path / "inner" / "nbpar_test_there.py").write_text("VALUE = 4")
+        notebook.run(f"import os, sys\nbefore = os.getcwd(), list(sys.path)\nos.chdir({str(tmp_path)!r})")
+        notebook.run("sys.path.append(os.path.abspath('inner'))\nimport nbpar_test_here, nbpar_test_there")
+        assert notebook.run("%%parallel\nprint(nbpar_test_here.VALUE, nbpar_test_there.VALUE)").said == {"3 4"}
+        notebook.run("%%parallel\nos.chdir('inner'); sys.path.remove(os.getcwd())")
+        assert notebook.value("(os.path.basename(os.getcwd()), os.getcwd() in sys.path)") == ("inner", False)
+        notebook.run("os.chdir(before[0]); sys.path[:] = before[1]")
+
+    def test_environment(self, notebook: Notebook) -> None:
+        notebook.run("import os\nos.environ['NBPAR_TEST_A'] = 'a'; os.environ['NBPAR_TEST_B'] = 'b'")
+        look = "%%parallel\nprint(os.environ.get('NBPAR_TEST_A'), os.environ.get('NBPAR_TEST_B'))"
+        assert notebook.run(look).said == {"a b"}
+        notebook.run("%env NBPAR_TEST_A=2\ndel os.environ['NBPAR_TEST_B']")
+        assert notebook.run(look).said == {"2 None"}
+
+    @pytest.mark.parametrize("by", ["importlib", "autoreload"])
+    def test_edited_modules(self, tmp_path: Path, by: str) -> None:
+        source = "def value(): return {0}\nclass Thing:\n    def value(self): return {0}\n"
+        reload = (
+            "" if by == "autoreload" else "import importlib; importlib.reload(nbpar_test_edited)\nthing.__class__ = edited.Thing"
+        )
+        (tmp_path / "nbpar_test_edited.py").write_text(source.format(1))
+        with Notebook() as notebook:
+            if by == "autoreload":
+                notebook.run("%load_ext autoreload\n%autoreload 2")
+            notebook.run(f"%parallel start -n 2\nimport sys; sys.path.append({str(tmp_path)!r})")
+            notebook.run("import nbpar_test_edited\nedited = nbpar_test_edited\nthing = edited.Thing()")
+            look = "%%parallel\nprint(edited.value(), thing.value(), type(thing) is edited.Thing)"
+            assert notebook.run(look).said == {"1 1 True"}
+            (tmp_path / "nbpar_test_edited.py").write_text(source.format("2 + 20"))
+            notebook.run(reload)
+            assert notebook.run("print(edited.value(), thing.value(), type(thing) is edited.Thing)").said == {"22 22 True"}
+            assert notebook.run(look).said == {"22 22 True"}
