@@ -20,6 +20,7 @@ from torch.distributed import distributed_c10d as c10d
 from ..display.calls import name_call
 from .state import state
 
+WAITED = "_nbpar_waited"  # attribute of an error: the call that failed, in words, where it was noted
 SPEAKERS = ("gloo/", "NCCL")  # what errors of these backends contain
 NEWS = 0.5  # seconds that the kernel's word may come later than the end of a connection
 torchs: Any = c10d._new_process_group_helper
@@ -102,6 +103,8 @@ def place(error: BaseException, is_cell: Callable[[str], bool], otherwise: str =
 
     otherwise: the operation's name where the cell waited for one that it had begun before.
     """
+    if said := getattr(error, WAITED, ""):
+        return str(said)
     operation, line, traceback = "", 0, error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code

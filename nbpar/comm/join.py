@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
 from ..display.calls import END
-from . import foreign, shortcut
+from . import foreign, noted, shortcut
 from .buffers import NUMBERS
 from .collectives import NOTHING, MPIGroup
 from .drain import drain
@@ -33,7 +33,7 @@ SET_UP = "set-up"  # the control group's name in the trace
 def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "", folder: str = "") -> None:
     """Make torch.distributed's default group over a duplicate of `world`. Collective over `world`.
 
-    backend: mpi (CUDA tensors go through host memory), or torch's own gloo or nccl, which are not traced.
+    backend: mpi (CUDA tensors go through host memory), or torch's own gloo or nccl, traced where Python calls them.
     address: by which other hosts reach this one, by default its name. folder: for a file by which processes of one host meet, by
     default a new one. After this, `dist.init_process_group("mpi")` and
     `dist.new_group(backend="mpi")` work too.
@@ -54,6 +54,7 @@ def join(world: MPI.Intracomm, backend: str = "mpi", address: str = "", folder: 
     state.control = MPIGroup(world.Dup(), (everyone(), 0), SET_UP)
     shortcut.install()
     foreign.install()
+    noted.install()
     init_default_group()
 
 
@@ -61,6 +62,7 @@ def leave() -> None:
     """End torch.distributed and give the communicators back. Collective."""
     shortcut.remove()
     foreign.remove()
+    noted.remove()
     if dist.is_initialized():
         dist.destroy_process_group()
     if state.control is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -27,6 +29,13 @@ def gloo(size: int) -> Iterator[Notebook]:
         yield notebook
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Notebook]:
+    with Notebook() as notebook:
+        notebook.run("%parallel start -n 2 --backend gloo")
+        yield notebook
+
+
 def works(notebook: Notebook, size: int, pids: list[int]) -> None:
     cell = f"{DIST}x = torch.ones(2); dist.all_reduce(x); dist.all_reduce(x, group=dist.new_group()); print(x.tolist())"
     assert notebook.run(cell).said == {f"[{size**2}.0, {size**2}.0]"}
@@ -36,12 +45,12 @@ def works(notebook: Notebook, size: int, pids: list[int]) -> None:
 @pytest.mark.parametrize(
     ("setup", "wait", "where"),
     [
-        ("", "dist.all_reduce(torch.ones(3, 3))", "all_reduce"),
-        ("", "dist.all_gather([torch.ones(1)] * dist.get_world_size(), torch.ones(1))", "all_gather"),
-        ("", "dist.barrier()", "barrier"),
-        ("", "dist.recv(torch.ones(3), 1)", "recv"),
-        ("", "dist.all_reduce(torch.ones(3), async_op=True).wait()", "wait"),
-        ("group = dist.new_group()\n", "dist.all_reduce(torch.ones(3), group=group)", "all_reduce"),
+        ("", "dist.all_reduce(torch.ones(3, 3))", "all_reduce #0 of 3×3"),
+        ("", "dist.all_gather([torch.ones(1)] * dist.get_world_size(), torch.ones(1))", "all_gather #0 of 1"),
+        ("", "dist.barrier()", "barrier #0"),
+        ("", "dist.recv(torch.ones(3), 1)", "recv #0 of 3"),
+        ("", "dist.all_reduce(torch.ones(3), async_op=True).wait()", "all_reduce #0 of 3"),
+        ("group = dist.new_group()\n", "dist.all_reduce(torch.ones(3), group=group)", "all_reduce #0 of 3"),
         ("", "dist.new_group()", "new_group"),
         (DDP, "out.backward()", "backward"),
     ],
@@ -70,3 +79,27 @@ def test_an_interrupt_ends_a_wait(gloo: Notebook, size: int, mode: str) -> None:
     assert cell.error == "KeyboardInterrupt" and "gloo" not in cell.traceback, cell
     assert time.time() - begin < (4 if mode else 2)
     works(gloo, size, pids)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("dist.broadcast(x, 0)", "rank 1 waits in broadcast #0 of 2, line 7, since"),
+        ("pass", "rank 1 has left the cell"),
+    ],
+)
+def test_calls_that_do_not_match_are_explained(pair: Notebook, other: str, said: str) -> None:
+    pids = pair.value("nbpar.world().pids")
+    message = pair.send(f"{DIST}x = torch.ones(2)\nif dist.get_rank() == 0:\n    dist.all_reduce(x)\nelse:\n    {other}")
+    time.sleep(3)
+    where = subprocess.run([sys.executable, "-m", "nbpar", "where"], capture_output=True, text=True, check=True).stdout
+    cell = pair.collect(message, 20)
+    assert cell.error == "CollectiveMismatch" and said in cell.traceback, cell
+    assert "rank 0 waits in all_reduce #0 of 2, line 5, since" in cell.traceback
+    assert "waits in all_reduce #0 of 2, line 5, since" in where
+    works(pair, 2, pids)
+
+
+def test_a_rank_that_computes_for_long_is_waited_for(pair: Notebook) -> None:
+    cell = pair.run(f"{DIST}x = torch.ones(2)\nif dist.get_rank():\n    time.sleep(13)\ndist.all_reduce(x)\nprint(x.tolist())")
+    assert cell.said == {"[2.0, 2.0]"}
