@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from ..display.calls import name_call
+from ..errors import PeerFailed
 from .state import state
 
-WAITED = "_nbpar_waited"  # attribute of an error: the call that failed, in words, where it was noted
+WAITED = "_nbpar_waited"  # attribute of an error: the call that failed, in words
 SPEAKERS = ("gloo/", "NCCL")  # what errors of these backends contain
 NEWS = 0.5  # seconds that the kernel's word may come later than the end of a connection
 torchs: Any = c10d._new_process_group_helper
@@ -96,6 +97,14 @@ def why_cut() -> str | None:
     while state.reason is None and time.monotonic() < end:
         time.sleep(0.01)
     return state.reason
+
+
+def note_place(error: BaseException, is_cell: Callable[[str], bool]) -> None:
+    """Remember where a failed operation was called, before the frames that tell it are hidden."""
+    if failed(error):
+        setattr(error, WAITED, place(error, is_cell, "wait"))
+    elif isinstance(error, PeerFailed):
+        setattr(error, WAITED, place(error, is_cell))
 
 
 def place(error: BaseException, is_cell: Callable[[str], bool], otherwise: str = "") -> str:

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from types import TracebackType
 
 OWN = frozenset({"nbpar"})
-LIBRARY = frozenset({"nbpar", "torch"})  # where in torch an interrupt has met a cell tells nothing about the cell
+LIBRARY = frozenset({"nbpar", "torch"})
 
 
-def hide(error: BaseException) -> None:
-    """Takes frames out of the traceback of an error, and of those that led to it."""
-    hidden = LIBRARY if isinstance(error, KeyboardInterrupt) else OWN
+def hide(error: BaseException, *, ended: bool = False) -> None:
+    """Takes frames out of the traceback of an error, and of those that led to it.
+
+    ended: what was under way was ended from outside. Where in torch that met a cell tells nothing about the cell, and IPython would
+    read torch's long files for it, for half a second.
+    """
+    hidden = LIBRARY if ended else OWN
     for each in _chain(error):
         each.__traceback__ = _without(each.__traceback__, hidden) or each.__traceback__
 

@@ -82,7 +82,8 @@ class RankShell(InteractiveShell):
         kind, value, tb = super()._get_exc_info(exc_tuple)
         if value is None:
             return kind, value, tb
-        frames.hide(value)
+        foreign.note_place(value, self.is_cell)
+        frames.hide(value, ended=isinstance(value, (KeyboardInterrupt, PeerFailed)) or foreign.failed(value))
         if isinstance(value, KeyboardInterrupt) and value.__context__ is not None and foreign.failed(value.__context__):
             value.__suppress_context__ = True  # the wait that was ended for the interrupt
         sys.last_traceback = value.__traceback__  # what the hidden frames held may go
