@@ -1,4 +1,7 @@
-"""What snapshots of a long cell cost, by mode: a GPT of 10 M parameters with AdamW, 120 MiB of state, one a minute."""
+"""What snapshots of a long cell cost, by mode: a GPT of 10 M parameters with AdamW, 120 MiB of state, one a minute.
+
+Of a model in the notebook, which is sent there, and of one that stays on the ranks, which they write to files.
+"""
 
 from __future__ import annotations
 
@@ -28,22 +31,26 @@ seconds = time.perf_counter() - begin
 
 
 def rows() -> list[Row]:
-    return [row for mode in MODES for row in rows_of(mode)]
+    return [row for kept in (False, True) for mode in MODES for row in rows_of(mode, kept)]
 
 
-def rows_of(mode: str) -> list[Row]:
+def rows_of(mode: str, kept: bool = False) -> list[Row]:
+    """kept: whether the model stays on the ranks."""
     with Nbpar() as ours:
         ours.connect()
         ours.run(SETUP)
+        if kept:
+            ours.run(f"%%parallel {mode} --quiet --keep model,opt\n{SETUP}")
         steps = max(5, int(SECONDS / (train(ours, mode, 5, "off") / 5)))
         taken, none = [], []
         for _ in range(ROUNDS):
             none.append(train(ours, mode, steps, "off"))
             taken.append(train(ours, mode, steps, str(EVERY)))
     one = [(with_some - without) / (with_some // EVERY) for with_some, without in zip(taken, none, strict=True)]
+    what = f"{mode}, a kept model" if kept else mode
     return [
-        Row(f"one snapshot of 120 MiB, {mode}", [1e3 * seconds for seconds in one], "", [], "ms"),
-        Row(f"a minute of {mode} with a snapshot", [60 + seconds for seconds in one], "without", [60.0] * ROUNDS, "s", "≤ 1.02×"),
+        Row(f"one snapshot of 120 MiB, {what}", [1e3 * seconds for seconds in one], "", [], "ms"),
+        Row(f"a minute of {what}, with a snapshot", [60 + seconds for seconds in one], "without", [60.0] * ROUNDS, "s", "≤ 1.02×"),
     ]
 
 

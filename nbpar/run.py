@@ -119,6 +119,8 @@ def run_to_the_end(world: World, exchange: Exchange) -> None:
                 names = ", ".join(facts["names"])
                 show.note(f"{names} stayed on the ranks: the next %%parallel cell begins with them as of that step.")
         raise
+    finally:
+        world.snapshots.saved = frozenset()
 
 
 def revive(world: World) -> None:
@@ -169,7 +171,6 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
 def send_tasks(world: World, cell: Cell) -> Any:
     """Packs what the cell reads and sends every rank its task."""
     world.cell += 1
-    world.snapshots.saved = frozenset()
     world.renew()
     changes = world.surroundings.take()
     if changes and changes.modules:

@@ -47,6 +47,8 @@ def ensure(namespace: dict[str, Any], settings: Settings | None = None) -> World
     world = World(settings or Settings(), namespace)
     if _world is None:
         atexit.register(stop)
+    else:
+        world.snapshots = _world.snapshots
     stop()
     _world = world
     return _world.start()

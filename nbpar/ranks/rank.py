@@ -237,7 +237,7 @@ class Rank:
         if not task.snapshots:
             return False
         values = {name: self.shell.user_ns[name] for name in sorted(stays)}
-        place = f"{task.snapshots}/{task.number}-{facts['step']}"
+        place = f"{task.snapshots}/{task.count}-{task.number}-{facts['step']}"
         try:
             os.makedirs(task.snapshots, mode=0o700, exist_ok=True)
             store.write_part(values, place, left.others, self.rank, self.values.size)

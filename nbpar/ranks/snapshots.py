@@ -20,7 +20,7 @@ class Snapshots:
     """The newest one is kept, until the notebook's kernel ends: while the next one is written there are two.
 
     folder: made by the ranks when they need it. awaited: facts of the one that the next ranks are to begin with, or None.
-    saved: names of what the running cell's last one holds.
+    saved: names of what the running cell's last one holds, if there is one.
     """
 
     def __init__(self) -> None:

@@ -37,11 +37,11 @@ class RankPort(Port):
         self.rank = rank
         self.kept: dict[str, Any] = {}  # what stayed here, by the key that the notebook has
         self.own_pickles: dict[str, tuple[bytes, tuple[Any, ...]]] = {}
-        self._count = 0
+        self.count = 0
 
     def new_key(self, name: str) -> str:
-        self._count += 1
-        return f"{self.class_prefix}:{name}:{self._count}"
+        self.count += 1
+        return f"{self.class_prefix}:{name}:{self.count}"
 
     def stay(self, o: Any, why: Exception | str, name: str = "", size: int = 0) -> None:
         super().stay(o, why, name, size)
@@ -87,7 +87,7 @@ class RankPort(Port):
 
     def begin(self, prefix: str) -> None:
         if prefix != self.class_prefix:  # else there was a snapshot of this cell
-            self.class_prefix, self._count = prefix, 0
+            self.class_prefix, self.count = prefix, 0
             self._classes.clear()
 
 
@@ -232,13 +232,14 @@ class RankEnd:
 
     @contextmanager
     def _unlearnt(self) -> Iterator[None]:
-        """What is noted of objects meanwhile is forgotten."""
-        staying, kept = dict(self.port.staying), dict(self.port.kept)
+        """What is noted of objects meanwhile is forgotten, and so are the keys that were given: other ranks give none."""
+        port = self.port
+        staying, kept, count = dict(port.staying), dict(port.kept), port.count
         try:
             yield
         finally:
-            self.port.staying, self.port.kept, self.port.leaving = staying, kept, frozenset()
-            self.port.settled()
+            port.staying, port.kept, port.count, port.leaving = staying, kept, count, frozenset()
+            port.settled()
 
     def _keep(self, o: Any, name: str, reason: str) -> tuple[Any, ...]:
         """Holds a value that the notebook could not take; the fields of the stand-in."""

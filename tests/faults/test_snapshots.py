@@ -119,6 +119,27 @@ def test_a_model_that_is_to_stay_is_there_after_a_death_in_its_first_cell(notebo
     assert notebook.value("apart(there, state())") < 1e-12
 
 
+def test_another_number_of_ranks_begins_with_what_stayed(notebook: Notebook) -> None:
+    notebook.run("%parallel start -n 2\n" + SGD)
+    made = f"{MAKE}\nbegun = time.time()"
+    cell = notebook.run(f"%%parallel model --keep model --snapshot 0.5{made}" + LOOP.format(steps=100_000, then=DIE), fails=True)
+    step = int(cell.stdout.rpartition("after optimiser step ")[2].split(".")[0])
+    notebook.run("%parallel start -n 3")
+    assert begins_with(notebook.run("%%parallel model\nmodel.train()"), step)
+    notebook.run("model, opt = nbpar.gather(model, opt)\nthere = state()")
+    notebook.run(SGD + MAKE + LOOP.format(steps=step, then="pass"))
+    assert notebook.value("apart(there, state())") < 1e-12
+    notebook.run("%parallel start -n 2")
+
+
+def test_what_a_later_cell_has_trained_on_is_lost_with_its_ranks(notebook: Notebook) -> None:
+    """Snapshots of a cell that ended well are of no use any more."""
+    notebook.run("%parallel start -n 2\n" + SGD)
+    notebook.run(f"%%parallel model --keep model --snapshot 0.2{MAKE}" + LOOP.format(steps=100, then="time.sleep(0.01)"))
+    assert notebook.value("(type(model).__name__, type(opt).__name__)") == ("RankRef", "RankRef")
+    assert "model, which stayed on the ranks, is lost." in notebook.run("%parallel restart").stdout
+
+
 def test_without_a_snapshot_it_is_said_that_what_stays_is_lost(notebook: Notebook) -> None:
     notebook.run(SGD)
     notebook.run(f"%%parallel model --keep model,opt{MAKE}" + LOOP.format(steps=2, then="pass"))
