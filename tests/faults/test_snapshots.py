@@ -72,7 +72,7 @@ def test_snapshots_do_not_change_a_cell_and_an_interrupt_comes_through(notebook:
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and "as they were before" not in cell.traceback
-    assert notebook.value("len(seen)") > 20
+    assert notebook.value("len(seen)") > 0
 
 
 SGD = SETUP.replace("Adam(model.parameters(), lr=0.01)", "SGD(model.parameters(), lr=0.05, momentum=0.9)").replace(
