@@ -22,6 +22,10 @@ TRAIN = """
 for step in range(4):
     opt.zero_grad(); loss = torch.nn.functional.cross_entropy(model(X), y); loss.backward(); opt.step()
 """
+ASLEEP = """
+import threading
+asleep = next(thread for thread in threading.enumerate() if thread.name == "nbpar-io").progress.pause is None
+"""
 
 
 def test_a_short_cell_shows_its_closing_line_only(notebook: Notebook) -> None:
@@ -40,10 +44,11 @@ def test_a_long_cell_shows_panels_and_their_end(notebook: Notebook) -> None:
 
 
 def test_quiet_shows_nothing_and_watches_nothing(notebook: Notebook) -> None:
-    cell = notebook.run("%%parallel --quiet\ntime.sleep(2.5)\nwatched = torch.nn.Module.__call__.__qualname__")
+    cell = notebook.run("%%parallel --quiet\ntime.sleep(2.5)\nwatched = torch.nn.Module.__call__.__qualname__\n" + ASLEEP)
     assert cell.shown == []
     assert cell.stdout == ""
     assert notebook.value("watched") == "Module._wrapped_call_impl"
+    assert notebook.value("asleep") is True
     assert notebook.value("(nbpar.last().live, nbpar.last().record.replies[0].pulse)") == (None, None)
 
 
@@ -54,6 +59,14 @@ def test_panels_that_are_asked_for_appear_in_short_cells(notebook: Notebook) -> 
     assert "What each rank did when (measured): steps 2–4 of 4" in text
     assert "Whose bytes went into whose results (measured)" in text
     assert re.search(r"wait \d+% \(measured\)", text)
+
+
+def test_a_value_of_each_rank_leads_to_no_model(notebook: Notebook) -> None:
+    """The notebook's stand-in for such values knows its world, and that knows everything."""
+    notebook.run(SETUP)
+    notebook.run("%%parallel\nmine = dist.get_rank()")
+    notebook.run("%%parallel data\nprint(mine)")
+    assert notebook.value("nbpar.last().plan") is None
 
 
 def test_figures_are_those_of_the_trace_and_of_a_count_by_hand(notebook: Notebook) -> None:

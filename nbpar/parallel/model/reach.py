@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbpar.values.rank_values import RankValues
+from nbpar.values.refs import RankRef
+
 _LEAVES = (
     str, bytes, bytearray, int, float, complex, bool, type(None), type, np.ndarray, np.generic, ModuleType, CodeType, FrameType,
     BuiltinFunctionType, torch.dtype, torch.device, torch.Size, torch.Generator, torch.UntypedStorage, property,
+    RankRef, RankValues,  # what they stand for is on the ranks; they lead to the whole world
 )  # fmt: skip
 
 
