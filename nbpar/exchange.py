@@ -139,7 +139,7 @@ class Exchange:
         elif message.kind == "failing":
             self._note_failure(message.rank, message.header)
         elif message.kind == "where":
-            self._waits[message.rank] = message.header["wait"]
+            self._waits[message.rank] = message.header
         elif message.kind == "held":
             self._pause.held(message.rank, message.header)
         elif message.kind == "snapshot":

@@ -226,7 +226,12 @@ def read_names(code: str) -> cells.Names:
 def watching(world: World, cell: Cell) -> Watch:
     """The cell's panels."""
     hosts = world.hosts if world.spread else ()
-    return Watch(cell.ranks, cell.show, lambda: plan_of(world, cell, {}), asked=cell.asked, hosts=hosts)
+
+    def ask() -> None:
+        for rank in cell.ranks:
+            world.tell(rank, "watch", world.cell)
+
+    return Watch(cell.ranks, cell.show, lambda: plan_of(world, cell, {}), ask, asked=cell.asked, hosts=hosts)
 
 
 def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply], *, full: bool = False) -> Plan | None:
@@ -237,7 +242,7 @@ def plan_of(world: World, cell: Cell, replies: Mapping[int, Reply], *, full: boo
     values = {name: world.namespace[name] for name in names if name in world.namespace}
     first = replies.get(cell.ranks[0])
     placed, split = (first.details.get("placed"), first.details.get("split")) if first else (None, None)
-    rows = (first.details.get("rows") or sum(first.pulse.rows if first.pulse else ())) if first else 0
+    rows = first.details.get("rows", 0) if first else 0
     return outline(values, cell.mode, len(cell.ranks), cell.options, placed=placed, split=split, rows=rows, full=full)
 
 

@@ -89,17 +89,35 @@ class Trace:
         self._belongs: Callable[[str], bool] | None = None
         self._known: dict[str, int] = {}  # OTHER, CELL or MODE by file name
         self.members: dict[str, list[int]] = {}  # ranks of the world, by group
-        self.waiting: int | None = None  # the call that the main thread waits in
+        self._waiting: int | None = None
+        self._since = self._waited = 0.0
 
     def start(self, cell_filenames: Container[str] | Callable[[str], bool] = ()) -> None:
         """Begin a cell. cell_filenames: the code file names that are the user's cell, as a set or a predicate."""
         self._first = self._next = next(self._count) + 1
         self._kinds, self._sequences, self._known = {}, {}, {}
-        self.waiting = None
+        self._waiting, self._waited = None, 0.0
         if callable(cell_filenames):
             self._belongs = cell_filenames
         else:
             self._belongs = cell_filenames.__contains__ if cell_filenames else None
+
+    @property
+    def waiting(self) -> int | None:
+        """The call that the main thread waits in. Only that thread sets it."""
+        return self._waiting
+
+    @waiting.setter
+    def waiting(self, call: int | None) -> None:
+        time = now()
+        if self._waiting is not None:
+            self._waited += time - self._since
+        self._waiting, self._since = call, time
+
+    @property
+    def waited(self) -> float:
+        """Seconds of the cell that the main thread has waited in calls, up to now. From any thread."""
+        return self._waited + (now() - self._since if self._waiting is not None else 0.0)
 
     def begin(self, group: str, operation: str, tensor: Any, nbytes: int, peer: int = -1) -> int:
         """Record that a call starts now; its number is for `end`. Arguments: see `Kind`."""
@@ -172,10 +190,9 @@ class Trace:
 
     def moved(self, since: int) -> tuple[int, int]:
         """Bytes that calls of the cell handed over, from call number `since` on; the number to go on from. From any thread."""
-        end = self._next
-        places = np.arange(max(since, self._first, end - self._mask - 1), end) & self._mask
-        sizes = np.array([key[4] for key in list(self._kinds)] or [0], np.int64)
-        return int(sizes[self._taken(self._kind, places)].sum()), end
+        end, mask, kind = self._next, self._mask, self._kind
+        sizes = [key[4] for key in list(self._kinds)]  # a few calls: numpy would take longer
+        return sum(sizes[kind[call & mask]] for call in range(max(since, self._first, end - mask - 1), end)), end
 
     def current(self) -> Call | None:
         """What this rank waits in right now: the call waited for, else the oldest unfinished one, else None.

@@ -21,26 +21,33 @@ if TYPE_CHECKING:
     from nbpar.record import Last
 
 AFTER = 2.0  # seconds
+AHEAD = 0.2  # seconds before, in which ranks are asked how far they are
 PERIOD = 0.1
 BUDGET = 16_000  # bytes a second
 
 
 class Watch:
-    """names: the panels to show. asked: whether a person asked for them in this cell; then even a short cell shows them."""
+    """names: the panels to show. asked: whether a person asked for them in this cell; then even a short cell shows them.
+
+    plan: the cell's. ask: tells the ranks to say how far they are, from now on.
+    """
 
     def __init__(
         self,
         ranks: tuple[int, ...],
         names: tuple[str, ...],
         plan: Callable[[], Plan | None],
+        ask: Callable[[], None],
         *,
         asked: bool,
         hosts: Sequence[str] = (),
     ) -> None:
         self.live = Live(ranks, hosts)
-        self._names, self._asked, self._plan = names, asked, plan
+        self._names, self._asked, self._plan, self._ask = names, asked, plan, ask
+        self._drawn = show.has_page()
         self._late = time.monotonic() + AFTER
         self._next = 0.0 if asked else self._late
+        self._ask_at = float("inf") if not names else 0.0 if asked else self._late - AHEAD
         self._stage = 0  # 1: what is known before the first step is shown, 2: what moves too
         self._page: Page | None = None
         self._place = ""
@@ -56,7 +63,10 @@ class Watch:
 
     def tick(self, now: float) -> None:
         """Called over and over while the cell runs. now: `time.monotonic()`."""
-        if now < self._next or not show.has_page():
+        if now >= self._ask_at:
+            self._ask_at = float("inf")
+            self._ask()
+        if now < self._next or not self._drawn:
             return
         stage = 2 if now >= self._late else 1
         if stage > self._stage:
@@ -64,7 +74,8 @@ class Watch:
             self._show(Panels(tuple(self._sections())))
             self._next = now + PERIOD if stage == 2 else self._late
         elif "live" in self._names and self._page is not None:
-            self._next = max(self._next, now - PERIOD) + max(PERIOD, self._publish() / BUDGET)
+            self._page.move(state := self._rows())
+            self._next = max(self._next, now - PERIOD) + max(PERIOD, len(json.dumps(state)) / BUDGET)
 
     def _sections(self) -> Iterator[Section]:
         if "split" in self._names and (plan := self._plan()) is not None:
@@ -87,20 +98,14 @@ class Watch:
     def _rows(self, *, done: bool = False) -> dict[str, Any]:
         return {"ranks": self.live.names, "rows": self.live.rows(), "summary": self.live.summary(), "done": done}
 
-    def _publish(self, *, done: bool = False) -> int:
-        """Sends the ranks' state; its size in bytes."""
-        assert self._page is not None
-        self._page.live = state = self._rows(done=done)
-        return len(json.dumps(state))
-
     def end(self, last: Last) -> None:
         """The cell has ended: what is shown becomes its true end. Panels that were asked for appear even now."""
         if not self._asked and self._page is None:
             return
         panels = last.panels(self._names, opened=self._asked)
-        if not show.has_page():
+        if not self._drawn:
             print(panels.text())
             return
         self._show(panels)
         if self._page is not None:
-            self._publish(done=True)
+            self._page.live = self._rows(done=True)

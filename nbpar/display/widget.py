@@ -35,6 +35,11 @@ class Page(anywidget.AnyWidget):
         self.panels = panels
         self.sections = panels.state()
 
+    def move(self, live: dict[str, Any]) -> None:
+        """What the page draws from now on, without the price of a trait's change; `live` itself is set when ranks have ended."""
+        if self.comm is not None:
+            self.comm.send({"method": "update", "state": {"live": live}, "buffer_paths": []})
+
     def bundle(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """MIME bundle: this widget, and for where it cannot run tables and text; these alone where nobody looks on."""
         made: Any = super()._repr_mimebundle_() or {}

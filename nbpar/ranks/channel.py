@@ -121,9 +121,10 @@ class Hub:
 
     def receive(self, timeout: float) -> Iterator[Message]:
         """Messages that are there, side channel first so that output precedes the reply; waits up to `timeout` seconds."""
-        if not self._poller.poll(max(0, int(timeout * 1000))):
+        ready = dict(self._poller.poll(max(0, int(timeout * 1000))))
+        if not ready:
             return
-        for name in ("side", "cells"):
+        for name in ("side", "cells") if self._sockets["cells"] in ready else ("side",):
             while True:
                 try:
                     identity, *parts = take(self._sockets[name], NOW)

@@ -49,10 +49,11 @@ class IOThread(threading.Thread):
             if door in events:
                 door.recv()
                 channel.send(door, channel.Message("where", where()))
-            self._outlet.drain()
-            if items := self._outlet.take():
-                channel.send(socket, channel.Message("output", items))
-                time.sleep(BATCH)
+            if events:
+                self._outlet.drain()
+                if items := self._outlet.take():
+                    channel.send(socket, channel.Message("output", items))
+                    time.sleep(BATCH)
             while self.messages:
                 channel.send(socket, self.messages.popleft())
             if self.progress and (pulse := self.progress.pulse()):
@@ -66,8 +67,10 @@ class IOThread(threading.Thread):
         elif message.kind == "interrupt":
             self._interrupt.request(*message.header)
             threading.Timer(UNHEARD, self._end_deaf_wait, message.header).start()
+        elif message.kind == "watch" and self.progress:
+            self.progress.watch(message.header)
         elif message.kind == "where":
-            channel.send(self._socket, channel.Message("where", where()))
+            channel.send(self._socket, channel.Message("where", waiting()))
         elif message.kind == "hold" and self.steps:
             channel.send(self._socket, channel.Message("held", self.steps.hold(message.header)))
         elif message.kind == "until" and self.steps:
@@ -83,13 +86,16 @@ class IOThread(threading.Thread):
 
 def where() -> dict[str, Any]:
     """What the main thread does: the collective that it waits in, and its Python stack."""
-    comm = sys.modules.get("nbpar.comm")
-    wait = waits_in(comm.trace) if comm else None
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    return {"pid": os.getpid(), "wait": wait, "stack": traceback.format_stack(frame) if frame else []}
+    return {"pid": os.getpid(), "wait": waiting(), "stack": traceback.format_stack(frame) if frame else []}
 
 
-def waits_in(trace: Any) -> Wait | None:
+def waiting() -> Wait | None:
+    """The call that the main thread is in, if it is in one."""
+    comm = sys.modules.get("nbpar.comm")
+    if not comm:
+        return None
+    trace = comm.trace
     call = trace.current()
     return call and Wait(
         call.group, call.sequence, call.operation, call.shape, call.line, call.seconds,

@@ -1,8 +1,12 @@
-"""What a rank tells of a running cell, ten times a second, from its I/O thread. The cell's own thread does nothing for it
-but count turns of loops and note when phases begin."""
+"""What a rank tells of a running cell, ten times a second, from its I/O thread: once the kernel has asked, for somebody looks.
+
+The cell's own thread does nothing for it but count turns of loops and note when phases begin. Ranks of one host tell at the same
+moments: in lockstep all of them wait for one that was held up, so it is better that all are held up at once.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -13,11 +17,11 @@ from nbpar.ranks.phases import NAMES, Phases
 from nbpar.ranks.pulse import Pulse
 
 PERIOD = 0.1  # seconds
-SILENT = 1.9  # seconds of a cell in which nothing is sent: short cells have no live picture
+MEMORY = 1.0  # seconds between two looks at the process's memory
 
 
 class Progress:
-    """begin and end are called by the main thread, the rest by the I/O thread."""
+    """begin and end are called by the main thread, the rest by the I/O thread, which sleeps while nobody looks."""
 
     def __init__(self, trace: Any) -> None:
         import psutil
@@ -26,76 +30,78 @@ class Progress:
         self._trace, self._process = trace, psutil.Process()
         self._lock = threading.Lock()
         self._started: float | None = None
+        self._cell = self._asked = 0
 
-    def begin(self, watched: bool) -> None:
-        """A cell begins. watched: whether anybody will look; if not, none of this costs anything."""
+    def begin(self, cell: int, watched: bool) -> None:
+        """A cell begins. watched: whether anybody may look; if not, none of this costs anything."""
         with self._lock:
             self.loops.begin(watched)
             self.phases = Phases()
-            self._samples = self._busy = self._sent = self._seen = 0
+            self._cell, self._sent, self._seen, self._look = cell, 0, 0, 0.0
             self._started = time.perf_counter() if watched else None
-            self._next = time.perf_counter() + PERIOD  # a cell shorter than that is not looked at
-            self._rows: tuple[int, ...] = ()
 
     def end(self) -> Pulse | None:
         """How the cell ended; None if it was not watched."""
         with self._lock:
+            self._look = 0.0
             pulse = self._sample() if self._started is not None else None
             self._started = None
             return pulse
 
+    def watch(self, cell: int) -> None:
+        """Somebody looks at that cell, which may be yet to begin."""
+        self._asked = cell
+        self._next = moment()
+
     @property
-    def pause(self) -> int:
-        """Milliseconds until there may be something to tell. The cell's thread wakes nobody: that would cost short cells most."""
-        if self._started is None:
-            return int(1000 * PERIOD)
-        return max(1, int(1000 * (self._next - time.perf_counter())))
+    def pause(self) -> int | None:
+        """Milliseconds until there may be something to tell; None if nobody looks."""
+        if self._asked > self._cell or (self._asked == self._cell and self._started is not None):
+            return max(0, math.ceil(1000 * (self._next - time.monotonic())))
+        return None
 
     def pulse(self) -> Pulse | None:
         """What is to be told now, if anything."""
+        if self.pause != 0:
+            return None
+        self._next = moment()
         with self._lock:
-            now = time.perf_counter()
-            if self._started is None or now < self._next:
+            if self._started is None or self._asked != self._cell:
                 return None
-            self._next = now + PERIOD
             try:
-                pulse = self._sample()
+                return self._sample()
             except Exception:  # the thread has more to do than this, and the cell's own thread goes on meanwhile
                 return None
-            return pulse if pulse.seconds > SILENT else None
 
     def _sample(self) -> Pulse:
-        running, waiting = self.phases.running, self._trace.waiting is not None
-        phase = "communicate" if waiting else "compute" if running is None else NAMES[running]
-        self._samples += 1
-        self._busy += not waiting
+        assert self._started is not None
+        now, running = time.perf_counter(), self.phases.running
+        phase = "communicate" if self._trace.waiting is not None else "compute" if running is None else NAMES[running]
         moved, self._seen = self._trace.moved(self._seen)
         self._sent += moved
-        if (share := split_now()) is not None and sum(share) > sum(self._rows):
-            self._rows = share
-        assert self._started is not None
+        if now >= self._look:
+            self._memory, self._look = self._held(), now + MEMORY
+        seconds = now - self._started
         return Pulse(
             phase=phase,
             loops=self.loops.now() or bars(),
             steps=self.phases.updates,
-            seconds=time.perf_counter() - self._started,
-            memory=self._memory(),
+            seconds=seconds,
+            memory=self._memory,
             sent=self._sent,
-            busy=self._busy / self._samples,
+            busy=max(0.0, 1.0 - self._trace.waited / seconds),
             started=self._started,
-            rows=self._rows,
         )
 
-    def _memory(self) -> int:
+    def _held(self) -> int:
         torch = sys.modules.get("torch")
         on_gpu = torch.cuda.memory_allocated() if torch and torch.cuda.is_initialized() else 0
         return on_gpu or self._process.memory_info().rss
 
 
-def split_now() -> tuple[int, ...] | None:
-    """Rows by rank of the batch that mode `data` is splitting at this moment."""
-    call = getattr(sys.modules.get("nbpar.parallel.data.context"), "running", None)  # a module may be half imported
-    return call.share.sizes if call else None
+def moment() -> float:
+    """The next time to tell, on the host's monotonic clock."""
+    return (time.monotonic() // PERIOD + 1) * PERIOD
 
 
 def bars() -> tuple[tuple[int, int], ...]:

@@ -11,8 +11,7 @@ class Pulse:
 
     loops: (items begun, length or 0) of the cell's outermost loop and the one inside it. steps: of optimisers.
     seconds: in the cell. memory, sent: bytes held by the process or on its GPU, and handed to other ranks in this cell.
-    busy: share of its time in which it was not in a call to other ranks. started: of the cell, on the host's monotonic clock.
-    rows: of the largest batch that was split, by rank.
+    busy: share of its time in which it did not wait in a call to other ranks. started: of the cell, on the host's monotonic clock.
     """
 
     phase: str = "compute"
@@ -23,7 +22,6 @@ class Pulse:
     sent: int = 0
     busy: float = 1.0
     started: float = 0.0
-    rows: tuple[int, ...] = ()
 
     @property
     def fraction(self) -> float | None:

@@ -173,7 +173,7 @@ class Rank:
             self.random.restore({**self.common, **task.states})
             given = self.random.capture()
         self.comm.trace.start(self.shell.is_cell)
-        self.progress.begin(task.watched)
+        self.progress.begin(task.number, task.watched)
         begin = time.perf_counter()
         with self.progress.phases.watching() if task.watched else nullcontext():
             failure, report = self._in_mode(task)

@@ -184,3 +184,14 @@ def test_a_message_that_nobody_waits_for_is_no_wait() -> None:
     trace.end(reduced)
     trace.waiting = sent
     assert (call := trace.current()) and call.operation == "send" and call.blocks
+
+
+def test_waiting_is_timed() -> None:
+    trace = Trace(limit=8)
+    trace.start()
+    assert trace.waited == 0
+    trace.waiting = trace.begin("0", "all_reduce", torch.ones(2), 8)
+    first = trace.waited
+    assert 0 < first < trace.waited
+    trace.waiting = None
+    assert trace.waited == trace.waited > first

@@ -6,6 +6,7 @@ import ast
 import gc
 import io
 import sys
+import time
 import traceback
 import types
 import weakref
@@ -17,9 +18,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from nbpar.comm.trace import Trace
 from nbpar.ranks.loops import Loops, length
 from nbpar.ranks.phases import NAMES, Phases
-from nbpar.ranks.progress import bars, split_now
+from nbpar.ranks.progress import Progress, bars
+from nbpar.ranks.pulse import Pulse
 
 
 @pytest.fixture
@@ -99,11 +102,28 @@ def test_errors_look_the_same(loops: Loops) -> None:
         assert seen[0] == seen[1]
 
 
-def test_modules_that_are_half_imported_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nbpar.parallel.data.context", "tqdm.std"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    assert split_now() is None
+def test_a_module_that_is_half_imported_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.std", types.ModuleType("tqdm.std"))
     assert bars() == ()
+
+
+def test_only_the_cell_that_is_asked_about_tells() -> None:
+    progress = Progress(Trace())
+    progress.begin(1, True)
+    assert progress.pause is progress.pulse() is None
+    progress.watch(2)  # which is yet to begin
+    assert told(progress) is None
+    progress.end()
+    progress.begin(2, True)
+    assert told(progress)
+    progress.end()
+    assert progress.pause is progress.pulse() is None
+
+
+def told(progress: Progress) -> Pulse | None:
+    """At the next moment to tell."""
+    time.sleep((progress.pause or 0) / 1000)
+    return progress.pulse()
 
 
 def test_open_bars_are_read() -> None:

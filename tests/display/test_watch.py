@@ -30,8 +30,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     class Page:
         def __init__(self, *_: Any) -> None: ...
 
-        def __setattr__(self, name: str, value: Any) -> None:
-            record.updates.append((record.now, len(json.dumps(value))))
+        def move(self, live: Any) -> None:
+            record.updates.append((record.now, len(json.dumps(live))))
 
         def show(self, _: Any) -> None: ...
 
@@ -49,7 +49,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
 
 def run(sent: Sent, ranks: int, seconds: float, line: str = "epoch 1, loss 0.123") -> Watch:
-    watch = Watch(tuple(range(ranks)), ("split", "live"), lambda: None, asked=False)
+    watch = Watch(tuple(range(ranks)), ("split", "live"), lambda: None, lambda: None, asked=False)
     start = watch._late - AFTER
     for k in range(int(seconds * 20)):
         sent.now = start + k / 20
