@@ -63,7 +63,7 @@ class Dispatch(TorchFunctionMode):
             return special.backward(func, args, kwargs)
         if name in ("register_hook", "register_post_accumulate_grad_hook"):
             return special.register(func, *args)
-        operands = tensors((args, kwargs))
+        operands = [args[0]] if name == "__get__" else tensors((args, kwargs))
         if not operands:
             return func(*args, **kwargs)
         if name in table.VALUE:

@@ -24,11 +24,12 @@ _PINNED = "_nbpar_pinned"
 _SPARE = "_nbpar_spare"
 _LOOSE = "_nbpar_loose"
 _COMING = "_nbpar_coming"
+_LAZY = (UninitializedParameter, UninitializedBuffer)  # isinstance is slow on these
 
 
 def owner(tensor: Tensor) -> int | None:
     """The rank that holds this value; None where every rank holds it. Raises Unsupported where no rank does."""
-    if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)) or tensor.layout is not torch.strided:
+    if type(tensor) in _LAZY or tensor.layout is not torch.strided:
         return None
     rank: int | None = getattr(tensor.untyped_storage(), _OWNER, None)
     if rank is None and tensor.is_meta:
@@ -40,7 +41,7 @@ def owner(tensor: Tensor) -> int | None:
 
 def is_split(thing: object) -> bool:
     """Whether this is a tensor whose value one rank alone holds, or no rank."""
-    if not isinstance(thing, Tensor) or isinstance(thing, (UninitializedParameter, UninitializedBuffer)):
+    if not isinstance(thing, Tensor) or type(thing) in _LAZY:
         return False
     return thing.layout is torch.strided and (thing.is_meta or hasattr(thing.untyped_storage(), _OWNER))
 

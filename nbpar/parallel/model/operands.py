@@ -38,6 +38,8 @@ def tensors(thing: Any) -> list[Tensor]:
 
 def own(result: Any, rank: int, name: str = "", changes: bool = True) -> Any:
     """Mark what an operation made. A number for Python would be known to the owner alone, so it is refused."""
+    if isinstance(result, Tensor):
+        return give(result, rank)
     for leaf in tree_flatten(result)[0]:
         if isinstance(leaf, Tensor):
             give(leaf, rank)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,7 +20,7 @@ from .channel import channel
 from .dispatch import Dispatch
 from .failures import zeros
 from .home import owner, wrote
-from .operands import own
+from .operands import own, tensors
 from .probe import A_TENSOR, Outline, probe
 from .pure import CONSTANTS, Impure, Source, constants_in, constants_read, mentions, now
 from .remote import Result
@@ -29,6 +30,8 @@ _SECOND_DERIVATIVES = frozenset({"create_graph", "hessian", "jacobian", "hvp", "
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _NOT_THE_CELL = frozenset({"torch", "nbpar", "IPython", "ipykernel", "runpy", "threading"})
 NOT_ONE_STEP = object()
+
+Place = tuple[nn.Module, str, Tensor]  # a parameter: of which module, its name there
 
 
 class Units:
@@ -41,34 +44,37 @@ class Units:
         self.used = False
         self._outlines: WeakKeyDictionary[nn.Module, dict[Any, Outline | None]] = WeakKeyDictionary()
         self._sources: WeakKeyDictionary[nn.Module, list[Source] | None] = WeakKeyDictionary()
-        self._codes: dict[CodeType, bool] = {}
+        self._codes: dict[int, tuple[bool, CodeType]] = {}  # by their ids: a code's hash is slow
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, forward: Any) -> Any:
         """The module's result, or NOT_ONE_STEP. Called with the mode off."""
-        walked = list(module.named_modules())  # once: calls are many
-        parts, named = [part for _, part in walked], _parameters(walked)
-        parameters = list(named.values())
+        parts = _parts(module)  # once: calls are many
+        places = _places(parts)
+        parameters = [value for _, _, value in places]
         buffers = [value for part in parts for value in part._buffers.values() if value is not None]
         rank = self._home(parts, parameters, buffers)
         if rank is None or not self.on or self._wants_second_derivatives() or _hooked(parts, parameters):
             return NOT_ONE_STEP
-        leaves, tree = tree_flatten((args, kwargs))
+        leaves, tree = _flattened(args, kwargs)
         outline = self._outline(module, parts, parameters, leaves, tree)
         if outline is None:
             return NOT_ONE_STEP
         self.used = True
         leaves = [bring(leaf, rank) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        foreign = {name: bring(value, rank) for name, value in named.items() if owner(value) != rank}
+        lent = {id(value): bring(value, rank) for value in parameters if owner(value) != rank}
         out = None
         if channel().rank == rank:
             args, kwargs = tree_unflatten(leaves, tree)
-            with _lent(module, foreign):
+            with _lent([(part, name, lent[id(value)]) for part, name, value in places if id(value) in lent]):
                 out = self._run(lambda: forward(module, *args, **kwargs), outline)
         self._confirm(module, outline, out, rank)
         if outline.changes:
             for buffer in buffers:
                 wrote(buffer)
-        result = own(out, rank) if channel().rank == rank else self._remote(outline, leaves, {**named, **foreign}, rank)
+        if channel().rank == rank:
+            result = own(out, rank)
+        else:
+            result = self._remote(outline, leaves, [lent.get(id(value), value) for value in parameters], rank)
         if self.dispatch.early:
             self.dispatch.early.made(result)
         if outline.changes and self.dispatch.on_change:
@@ -81,11 +87,10 @@ class Units:
         return self.dispatch.failures.run(forward, lambda: _zeros(outline))
 
     @staticmethod
-    def _remote(outline: Outline, leaves: list[Any], parameters: Mapping[str, Tensor], rank: int) -> Any:
+    def _remote(outline: Outline, leaves: list[Any], parameters: list[Tensor], rank: int) -> Any:
         for draw in outline.draws:
             draw()
-        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)] + list(parameters.values())
-        return _elsewhere(outline, inputs, rank)
+        return _elsewhere(outline, [leaf for leaf in leaves if isinstance(leaf, Tensor)] + parameters, rank)
 
     def _home(self, parts: Sequence[nn.Module], parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> int | None:
         """The one rank of a module, if it has one: where its layers were placed, else where its tensors live."""
@@ -122,7 +127,7 @@ class Units:
     @staticmethod
     def _confirm(module: nn.Module, outline: Outline, out: Any, rank: int) -> None:
         """The owner tells what it really got, once; afterwards it must get the same again."""
-        got = [Result.of(leaf) for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
+        got = [Result.of(leaf) for leaf in tensors(out)]
         if not outline.told:
             told = channel().tell(got, rank)
             if len(told) != len(outline.results):
@@ -136,45 +141,69 @@ class Units:
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             code = frame.f_code
-            if code not in self._codes:
+            known = self._codes.get(id(code))
+            if known is None:
                 inside = frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_CELL
-                self._codes[code] = not inside and mentions(code, _SECOND_DERIVATIVES)
-            if self._codes[code]:
+                known = self._codes[id(code)] = not inside and mentions(code, _SECOND_DERIVATIVES), code
+            if known[0]:
                 return True
             frame = frame.f_back
         return False
 
 
-def _parameters(walked: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
-    """What `named_parameters` gives: each once, by its first name."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for prefix, part in walked:
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """What `modules` gives, sooner."""
+    found: dict[int, nn.Module] = {}
+    todo: list[nn.Module | None] = [module]
+    while todo:
+        part = todo.pop()
+        if part is not None and id(part) not in found:
+            found[id(part)] = part
+            todo.extend(reversed(part._modules.values()))
+    return list(found.values())
+
+
+def _places(parts: Iterable[nn.Module]) -> list[Place]:
+    """The parameters that `parameters` gives, each where it is first."""
+    found: dict[int, Place] = {}
+    for part in parts:
         for name, value in part._parameters.items():
             if value is not None:
-                found.setdefault(id(value), (f"{prefix}.{name}" if prefix else name, value))
-    return dict(found.values())
+                found.setdefault(id(value), (part, name, value))
+    return list(found.values())
 
 
 @contextmanager
-def _lent(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """While it lasts, the module uses these for its parameters of those names."""
-    holders = [(module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in values]
-    own: list[Any] = [holder._parameters[name] for holder, name in holders]
-    lent: list[Any] = list(values.values())
-    for (holder, name), value in zip(holders, lent, strict=True):
-        holder._parameters[name] = value
+def _lent(values: Sequence[Place]) -> Iterator[None]:
+    """While it lasts, modules use these for their parameters of those names."""
+    own = [part._parameters[name] for part, name, _ in values]
+    for part, name, value in values:
+        part._parameters[name] = value  # type: ignore[assignment]
     try:
         yield
     finally:
-        for (holder, name), value in zip(holders, own, strict=True):
-            holder._parameters[name] = value
+        for (part, name, _), mine in zip(values, own, strict=True):
+            part._parameters[name] = mine
+
+
+def _flattened(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeSpec]:
+    """What `tree_flatten` gives of both, sooner where they are a few tensors."""
+    if not kwargs and all(type(arg) is Tensor for arg in args):
+        return list(args), _tree(len(args))
+    return tree_flatten((args, kwargs))
+
+
+@cache
+def _tree(count: int) -> TreeSpec:
+    return tree_flatten(((A_TENSOR,) * count, {}))[1]
 
 
 def _hooked(parts: Sequence[nn.Module], parameters: Sequence[Tensor]) -> bool:
     """Hooks that people set see every operation, on every rank."""
-    return any(getattr(part, hooks) for part in parts for hooks in HOOKS) or any(
-        value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None) for value in parameters
-    )
+    for part in parts:
+        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+            return True
+    return any(value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None) for value in parameters)
 
 
 def _signature(
