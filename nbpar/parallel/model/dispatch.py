@@ -24,6 +24,7 @@ from .draws import drawn_within, draws_nothing, is_packed, redraw, redraw_within
 from .early import Early
 from .failures import Failures, zeros
 from .home import owner, pinned, wrote
+from .late import Late
 from .operands import own, plain_number, plain_slices, tensors
 from .remote import tell_size
 from .transfer import bring
@@ -52,6 +53,7 @@ class Dispatch(TorchFunctionMode):
         super().__init__()
         self.reads = 0
         self.early: Early | None = None
+        self.late = Late()
         self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
         self.failures: Failures | None = None  # while something is tried
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}

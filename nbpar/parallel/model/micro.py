@@ -59,7 +59,9 @@ class Micro:
             layout = None
         if layout is None:
             return run(*args, **kwargs)
-        return _join([run(*a, **k) for a, k in pieces], layout, _shares(rows, count))
+        with self.dispatch.late.pieces(module):
+            results = [run(*a, **k) for a, k in pieces]
+        return _join(results, layout, _shares(rows, count))
 
     def _enough(self, rows: int, count: int) -> bool:
         return rows >= count

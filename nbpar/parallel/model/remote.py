@@ -18,6 +18,8 @@ from .channel import channel
 from .home import give
 from .operands import own, tensors
 
+_PASSES_BY = "_nbpar_passes_by"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -59,13 +61,18 @@ def accumulating() -> Iterator[None]:
         _Pass.given = before
 
 
+def passes_by(value: Tensor) -> None:
+    """Say that the node which made this value knows its gradient: where it is remote, none needs to come."""
+    setattr(value, _PASSES_BY, True)
+
+
 class Step(Inner):
     """A remote result. Its edges are exactly the owner's, so that gradients travel in the same order on both sides."""
 
     @staticmethod
     def forward(ctx: Any, result: Result, rank: int, *inputs: Tensor) -> Tensor:
         ctx.rank = rank
-        ctx.inputs = [_Input.of(value) if value.requires_grad else None for value in inputs]
+        ctx.inputs = [Input.of(value) if value.requires_grad and not hasattr(value, _PASSES_BY) else None for value in inputs]
         return give(result.empty(), rank)
 
     @staticmethod
@@ -76,13 +83,13 @@ class Step(Inner):
 
 
 @dataclass(frozen=True)
-class _Input:
+class Input:
     shape: tuple[int, ...]
     dtype: torch.dtype
     leaf: Tensor | None
 
     @classmethod
-    def of(cls, value: Tensor) -> _Input:
+    def of(cls, value: Tensor) -> Input:
         return cls(tuple(value.shape), value.dtype, value if value.is_leaf else None)
 
     def gradient(self, rank: int) -> Tensor | None:

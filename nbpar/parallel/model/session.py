@@ -184,8 +184,10 @@ class Session:
     def _call(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """What `module(*args, **kwargs)` does in the cell."""
         transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        if self.channel.in_step or transformed or isinstance(module, torch.jit.ScriptModule):
+        if transformed or isinstance(module, torch.jit.ScriptModule):
             return original(module, *args, **kwargs)
+        if self.channel.in_step:
+            return self.dispatch.late.call(original, module, args, kwargs)
         if not self._listening():
             self._refuse_thread(module)
             return original(module, *args, **kwargs)

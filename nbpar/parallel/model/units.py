@@ -61,12 +61,13 @@ class Units:
             return NOT_ONE_STEP
         self.used = True
         leaves = [bring(leaf, rank) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        lent = {id(value): bring(value, rank) for value in parameters if owner(value) != rank}
+        lent = self.dispatch.late.instead(parameters)
+        lent.update((id(value), bring(value, rank)) for value in parameters if owner(value) != rank)
         out = None
         if channel().rank == rank:
             args, kwargs = tree_unflatten(leaves, tree)
             with _lent([(part, name, lent[id(value)]) for part, name, value in places if id(value) in lent]):
-                out = self._run(lambda: forward(module, *args, **kwargs), outline)
+                out = self._run(lambda: self.dispatch.late.call(forward, module, args, kwargs), outline)
         self._confirm(module, outline, out, rank)
         if outline.changes:
             for buffer in buffers:

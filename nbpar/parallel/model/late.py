@@ -1,0 +1,143 @@
+"""Gradients of linear layers' weights are computed last, for all micro-batches together: no rank waits for them.
+
+The backward pass of a stage in four pieces, B for a piece's inputs and W for its share of the weights' gradients:
+
+    as autograd goes    B W B W B W B W      the stage before waits for a B and a W each time
+    here                B B B B W W W W      it waits for a B, and computes while this one is at its W
+
+The split is that of "Zero Bubble Pipeline Parallelism" (Qi et al. 2023). It is made in the graph itself, on all ranks alike: all
+pieces use a weight by way of one node, made before any of them. The engine, which runs the newest node first, comes to it last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from nbpar.errors import Unsupported
+from nbpar.parallel.inner import Inner
+
+from .channel import channel
+from .home import owner
+from .remote import NO_SECOND_DERIVATIVE, Input, passes_by
+
+Product = tuple[Tensor, int, Tensor, int]  # rows of an input and of the gradient of its output, each with its version
+Products = dict[int, list[Product]]  # of a weight's gradient, by backward pass
+
+_saving = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # from torch 2.8 on
+
+
+class Late:
+    """What stands for the parameters of linear layers while a model is called in pieces."""
+
+    def __init__(self) -> None:
+        self._instead: dict[int, Tensor] = {}  # by the ids of parameters
+        self._products: dict[int, Products] = {}  # by the ids of what stands for weights
+
+    @contextmanager
+    def pieces(self, model: nn.Module) -> Iterator[None]:
+        """The calls inside are pieces of one call of this model."""
+        if _saving is not None and torch.is_grad_enabled():
+            with torch._C.DisableTorchFunction():
+                for part in model.modules():
+                    if type(part) is nn.Linear and id(part.weight) not in self._instead and _waits(part):
+                        self._add(part)
+        try:
+            yield
+        finally:
+            self._instead, self._products = {}, {}
+
+    def _add(self, layer: nn.Linear) -> None:
+        values = [value for value in (layer.weight, layer.bias) if value is not None and value.requires_grad]
+        products: Products = {}
+        made = _Last.apply(products, *values)
+        self._instead.update((id(value), one) for value, one in zip(values, made, strict=True))
+        self._products[id(made[0])] = products
+
+    def instead(self, parameters: Iterable[Tensor]) -> dict[int, Tensor]:
+        """What a step uses for these parameters, by their ids."""
+        return {id(value): self._instead[id(value)] for value in parameters if id(value) in self._instead}
+
+    def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """original(module, *args, **kwargs): a call inside a step, on the rank that runs it."""
+        if self._products and type(module) is nn.Linear and len(args) == 1 and not kwargs:
+            products = self._products.get(id(module.weight))
+            if products is not None and _is_plain(args[0], module.weight):
+                return _Linear.apply(products, args[0], module.weight, module.bias)
+        return original(module, *args, **kwargs)
+
+
+def _waits(layer: nn.Linear) -> bool:
+    """Told alike on all ranks."""
+    values, weight = list(layer.parameters()), layer.weight
+    homes = {owner(value) for value in values}
+    plain = weight.requires_grad and weight.is_floating_point() and weight.numel() > 0
+    return plain and all(value.is_leaf for value in values) and len(homes) == 1 and None not in homes
+
+
+def _is_plain(value: Any, weight: Tensor) -> bool:
+    """Whether the layer does nothing but multiply, and nothing looks at how."""
+    if type(value) is not Tensor or value.dtype != weight.dtype or not torch.is_grad_enabled():
+        return False
+    watched = _has_any_global_hook() or _saving is None or _saving(True) is not None
+    return not watched and not torch.is_autocast_enabled(value.device.type) and torch._C._get_tracing_state() is None
+
+
+class _Last(Inner):
+    """Gives what stands for the parameters. It is older than all pieces, so its backward comes after theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, products: Products, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.products, ctx.inputs, ctx.rank = products, [Input.of(value) for value in values], owner(values[0])
+        ctx.set_materialize_grads(False)
+        made = tuple(value.view_as(value) for value in values)
+        for value in made:
+            passes_by(value)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise Unsupported(NO_SECOND_DERIVATIVE)
+        if ctx.rank != channel().rank:
+            return None, *[one.gradient(ctx.rank) for one in ctx.inputs]
+        products = ctx.products.pop(torch._C._current_graph_task_id(), ())
+        if any(x._version != then or rows._version != since for x, then, rows, since in products):
+            raise RuntimeError("what a linear layer took or its result's gradient was changed in place during the backward pass")
+        late = _of_weight(products), sum(rows.sum(0) for _, _, rows, _ in products) if products and len(grads) > 1 else None
+        return None, *[_added(*pair) for pair in zip(grads, late, strict=False)]
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
+def _of_weight(products: Iterable[Product]) -> Tensor | None:
+    total: Tensor | None = None
+    for x, _, rows, _ in products:
+        total = rows.t().mm(x) if total is None else total.addmm_(rows.t(), x)
+    return total
+
+
+class _Linear(Inner):
+    @staticmethod
+    def forward(ctx: Any, products: Products, value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.products = products
+        ctx.save_for_backward(value, weight)
+        return nn.functional.linear(value, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise Unsupported(NO_SECOND_DERIVATIVE)
+        value, weight = ctx.saved_tensors
+        rows, inputs = grad.reshape(-1, weight.shape[0]), value.reshape(-1, weight.shape[1])
+        if torch._C._will_engine_execute_node(weight.grad_fn):
+            task = ctx.products.setdefault(torch._C._current_graph_task_id(), [])
+            task.append((inputs, inputs._version, rows, rows._version))
+        return None, rows.mm(weight).view_as(value) if ctx.needs_input_grad[1] else None, None, None
