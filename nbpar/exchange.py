@@ -57,6 +57,7 @@ class Exchange:
         self.frames: dict[int, Any] = {}
         self._world, self._cell, self._interrupts, self._watch = world, cell, interrupts, watch
         self._heard = 0
+        self._printed = False
         self._waits: dict[int, Wait | None] = {}
         self._waited: dict[int, Wait | None] = {}  # at the look before
         self._asked_at = time.monotonic() + LOOK
@@ -80,7 +81,7 @@ class Exchange:
             while self._unfinished():
                 for message in self._world.events(TICK):
                     self._take(message, fold)
-                if fold.flush(time.monotonic()):
+                if self._printed and fold.flush(time.monotonic()):
                     show.flush()
                 self._draw()
                 self._pass_interrupts_on()
@@ -116,7 +117,9 @@ class Exchange:
     def _unfinished(self) -> bool:
         """Whether a reply is missing, or output that was written before it."""
         produced, replies = self._world.produced, self.replies
-        return any(rank not in replies or produced[rank] < replies[rank].produced for rank in self._cell.ranks)
+        return len(replies) < len(self._cell.ranks) or any(
+            rank not in replies or produced[rank] < replies[rank].produced for rank in self._cell.ranks
+        )
 
     def _missing(self) -> list[int]:
         return [rank for rank in self._cell.ranks if rank not in self.replies]
@@ -124,6 +127,7 @@ class Exchange:
     def _take(self, message: Message, fold: Fold) -> None:
         if message.kind == "output":
             self._world.note_output(message)
+            self._printed = True
             if message.rank in self._cell.ranks:
                 fold.feed(message.rank, message.header, time.monotonic())
             if self._watch is not None:

@@ -5,8 +5,8 @@
     side   ROUTER  ←── output, abort ─→  DEALER  I/O thread   ("side-r")
                    ←── exit, kill ────→  DEALER  guard         ("guard-r")
 
-A message is a kind and a header of plain data, and frames of bytes that are not copied. Headers are pickles, so nobody else may get
-as far as sending one:
+A message is a kind and a header of plain data, and frames of bytes, of which only small ones are copied. Headers are pickles, so
+nobody else may get as far as sending one:
 
     on one host     Unix sockets in a folder that only this user may enter: whoever can connect could as well debug the process
     across hosts    TCP with CURVE: a handshake needs the hub's public key, which is made for this world and given to its ranks
@@ -21,7 +21,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import zmq
@@ -32,7 +32,9 @@ KEY = "NBPAR_KEY"  # environment variable with the hub's public key, across host
 HANDSHAKE = 2000  # milliseconds that a connection may take to say who it is
 # Milliseconds, across hosts: between two signs of life; without one until the other end counts as gone.
 HEARTBEAT, SILENCE = 500, 2500
+INLINE = 1 << 12  # bytes; a smaller frame is copied into the header: a part of its own costs as much as all else of the message
 MORE, NOW = int(zmq.SNDMORE), int(zmq.NOBLOCK)  # members of an enum take longer to combine than a frame takes to send
+SEND = zmq.backend.Socket.send  # that of zmq.Socket first looks, in Python, for what only other kinds of sockets have
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,36 @@ class Message:
     rank: int = -1
 
     @cached_property
-    def parts(self) -> list[Any]:
-        """What is sent; pickled once, however many ranks get it."""
-        return [pickle.dumps((self.kind, self.header), protocol=5), *self.frames]
+    def parts(self) -> list[zmq.Frame]:
+        """What is sent; pickled and wrapped once, however many ranks get it."""
+        small = [bytes(frame) if memoryview(frame).nbytes < INLINE else None for frame in self.frames]
+        large = [frame for frame, copy in zip(self.frames, small, strict=True) if copy is None]
+        return [zmq.Frame(part) for part in (pickle.dumps((self.kind, self.header, small), protocol=5), *large)]
+
+
+@cache
+def identity(role: str, rank: int) -> bytes:
+    """By which a hub knows a rank's socket."""
+    return f"{role}-{rank}".encode()
+
+
+@cache
+def sender(identity: bytes) -> tuple[str, int]:
+    """The role and rank of an identity."""
+    role, _, rank = identity.decode().partition("-")
+    return role, int(rank)
 
 
 def decode(parts: list[zmq.Frame], role: str = "", rank: int = -1) -> Message:
-    kind, header = pickle.loads(parts[0].buffer)
-    return Message(kind, header, [part.buffer for part in parts[1:]], role, rank)
+    kind, header, small = pickle.loads(parts[0].buffer)
+    large = iter(parts[1:])
+    return Message(kind, header, [next(large).buffer if copy is None else copy for copy in small], role, rank)
 
 
 def put(socket: zmq.Socket[bytes], parts: Sequence[Any]) -> None:
     for part in parts[:-1]:
-        socket.send(part, MORE, False)
-    socket.send(parts[-1], 0, False)
+        SEND(socket, part, MORE, False)
+    SEND(socket, parts[-1], 0, False)
 
 
 def take(socket: zmq.Socket[bytes], flags: int = 0) -> list[zmq.Frame]:
@@ -112,7 +130,7 @@ class Hub:
         """False if that rank is not connected (any more)."""
         socket = self._sockets["cells" if role == "main" else "side"]
         try:
-            put(socket, [f"{role}-{rank}".encode(), *message.parts])
+            put(socket, [identity(role, rank), *message.parts])
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -124,14 +142,14 @@ class Hub:
         ready = dict(self._poller.poll(max(0, int(timeout * 1000))))
         if not ready:
             return
-        for name in ("side", "cells") if self._sockets["cells"] in ready else ("side",):
+        side, cells = self._sockets["side"], self._sockets["cells"]
+        for socket in (side, cells) if cells in ready else (side,):
             while True:
                 try:
-                    identity, *parts = take(self._sockets[name], NOW)
-                except zmq.Again:
+                    who, *parts = take(socket, NOW)
+                except zmq.Again:  # dear, but once for all that is there
                     break
-                role, _, rank = identity.bytes.decode().partition("-")
-                yield decode(parts, role, int(rank))
+                yield decode(parts, *sender(who.bytes))
 
     def close(self) -> None:
         for socket in self._sockets.values():
@@ -143,7 +161,7 @@ class Hub:
 def connect(role: str, rank: int, context: zmq.Context[Any] | None = None) -> zmq.Socket[bytes]:
     """A rank's socket to its kernel for one of the roles main, side and guard."""
     socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(zmq.DEALER)
-    socket.setsockopt(zmq.IDENTITY, f"{role}-{rank}".encode())
+    socket.setsockopt(zmq.IDENTITY, identity(role, rank))
     socket.setsockopt(zmq.LINGER, 500)
     if key := os.environ.get(KEY):
         keep_alive(socket)

@@ -211,7 +211,7 @@ class KernelEnd:
         replies: what the ranks' `reply` made, in the order of `ranks`; ask: puts a request to all these ranks.
         """
         self.pool.release()
-        heads = [wire.head(reply)[0] for reply in replies]
+        heads = wire.heads(replies)
         for rank, head in zip(ranks, heads, strict=True):
             self.pool.returned(rank, head[-1])
         if len({head[0] for head in heads}) > 1:

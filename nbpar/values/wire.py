@@ -33,6 +33,18 @@ def head(message: Sequence[Buffer]) -> tuple[Any, tuple[Any, ...]]:
     return first, tuple(rest)
 
 
+def heads(messages: Sequence[Sequence[Buffer]]) -> list[Any]:
+    """The heads of many messages. Most ranks say the same: equal ones are read once, and are one object."""
+    known: dict[bytes, Any] = {}
+    found = []
+    for first, *_ in messages:
+        key = bytes(first)
+        if key not in known:
+            known[key] = head([key])[0]
+        found.append(known[key])
+    return found
+
+
 def body(table: Table, message: Sequence[Buffer], envelope: tuple[Any, ...], maps: Maps | None = None) -> Read:
     """maps: on ranks, takes what is mapped instead of copied, by the segment's number."""
     new_numbers, vacated, places = envelope
