@@ -167,7 +167,7 @@ def kernels() -> Finding:
 
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raises TimeoutError in the main thread when they are over."""
+    """Raises TimeoutError in the main thread when so many seconds are over."""
 
     def ring(*_: Any) -> None:
         raise TimeoutError(f"no answer within {seconds} s")

@@ -25,7 +25,10 @@ def shared_failure(failures: Mapping[int, Failure], size: int) -> Failure | None
 
 
 def raise_failure(world: World, exchange: Exchange, failures: Mapping[int, Failure], *, kept: bool) -> NoReturn:
-    """Raises what the notebook should see. kept: whether the cell's results so far are in the notebook."""
+    """Raises what the notebook should see: the interrupt, the ranks' own exception, CollectiveMismatch or CellError.
+
+    kept: whether the cell's results so far are in the notebook.
+    """
     replies = exchange.replies
     if exchange.interrupted:
         raise interrupted(failures, kept)

@@ -25,7 +25,7 @@ class ParallelMagics(Magics):
     @no_var_expand
     @cell_magic("parallel")  # type: ignore[arg-type]
     def parallel_cell(self, line: str, cell: str) -> Any:
-        """USAGE"""
+        """Shown as `options.usage`. Raises OptionError, and what the cell raises."""
         mode, given = options.cell_line(line)
         size = given.pop("size", None)
         current = ranks.current()
@@ -57,7 +57,7 @@ class ParallelMagics(Magics):
     @no_var_expand
     @line_magic("parallel")  # type: ignore[arg-type]
     def parallel_line(self, line: str) -> None:
-        """USAGE"""
+        """Shown as `options.usage`. Raises OptionError, LaunchError."""
         command, given = options.command_line(line)
         getattr(self, f"_{command}")(given)
 

@@ -65,58 +65,58 @@ ORDERED_ONLY = {ReduceOp(ReduceOp.MIN), ReduceOp(ReduceOp.MAX)}
 
 
 def raw(tensor: Tensor) -> Buffer:
-    """The bytes of a contiguous host tensor."""
+    """The bytes of a contiguous host tensor of any shape."""
     return [from_address(tensor.data_ptr(), tensor.nbytes), MPI.BYTE]
 
 
 def raw_parts(tensor: Tensor, counts: Sequence[int]) -> Buffer:
-    """The bytes of a contiguous host tensor, cut into parts of `counts` bytes."""
+    """The bytes of a contiguous host tensor of any shape, cut into parts of `counts` bytes."""
     return [from_address(tensor.data_ptr(), tensor.nbytes), list(counts), MPI.BYTE]
 
 
 def numbers(tensor: Tensor) -> Buffer:
-    """The elements of a contiguous host tensor that MPI can reduce."""
+    """The elements of a contiguous host tensor of any shape that MPI can reduce."""
     return [from_address(tensor.data_ptr(), tensor.nbytes), NUMBERS[tensor.dtype]]
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """The tensor itself if MPI can read it as it is, else a contiguous copy in host memory."""
+    """The tensor itself if MPI can read it as it is, else a contiguous copy of its shape in host memory."""
     if tensor.is_cpu and tensor.is_contiguous():
         return tensor
     return tensor.detach().cpu().contiguous()
 
 
 def room_for(tensor: Tensor) -> Tensor:
-    """The tensor itself if MPI can write to it, else as much contiguous host memory."""
+    """The tensor itself if MPI can write to it, else contiguous host memory of its shape."""
     if tensor.is_cpu and tensor.is_contiguous():
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def put_back(tensor: Tensor, staged: Tensor) -> None:
-    """Copy what arrived in `staged` to the tensor it stands for."""
+    """Copy what arrived in `staged`, of any shape, to the tensor it stands for, of as many elements."""
     if staged is not tensor:
         tensor.detach().copy_(staged.view(tensor.shape))
 
 
 def apart(source: Tensor, target: Tensor) -> Tensor:
-    """A contiguous source, copied if it shares memory with the target: MPI forbids that."""
+    """A contiguous source of any shape, copied if it shares memory with the target: MPI forbids that."""
     start, place = source.data_ptr(), target.data_ptr()
     return source.clone() if start < place + target.nbytes and place < start + source.nbytes else source
 
 
 def flat(parts: Sequence[Tensor]) -> Tensor:
-    """The parts one after another, in new host memory."""
+    """The parts' elements one after another, in new host memory of shape (all,)."""
     return torch.cat([part.detach().cpu().reshape(-1) for part in parts])
 
 
 def empty_for(parts: Sequence[Tensor]) -> Tensor:
-    """Host memory for the parts one after another."""
+    """Host memory of shape (all,) for the parts' elements one after another."""
     return torch.empty(sum(part.numel() for part in parts), dtype=parts[0].dtype)
 
 
 def split(target: Tensor, parts: Sequence[Tensor]) -> None:
-    """Copy what arrived in `target` to the parts."""
+    """Copy what arrived in `target`, of shape (all,), to the parts, of any shapes."""
     for part, arrived in zip(parts, target.split([part.numel() for part in parts]), strict=True):
         part.detach().copy_(arrived.view(part.shape))
 
@@ -141,7 +141,7 @@ class Reduction:
         self.mpi = mpi
 
     def stage(self, tensor: Tensor) -> Tensor:
-        """What MPI reads: the tensor itself if that will do."""
+        """What MPI reads: the tensor itself if that will do, else one of its shape."""
         if self.factor is not None:
             tensor = tensor.detach() * self.factor
         if tensor.dtype == self.dtype:
@@ -151,7 +151,7 @@ class Reduction:
         return on_host(tensor.detach().to(self.dtype))
 
     def room(self, tensor: Tensor) -> Tensor:
-        """Where MPI writes the result for `tensor`."""
+        """Where MPI writes the result for `tensor`: of its shape."""
         if tensor.dtype == self.dtype:
             return room_for(tensor)
         if self.truth:
@@ -159,7 +159,7 @@ class Reduction:
         return torch.empty(tensor.shape, dtype=self.dtype)
 
     def finish(self, tensor: Tensor, staged: Tensor) -> None:
-        """Divide for an average, and bring the result to `tensor`."""
+        """Divide for an average, and bring the result to `tensor`, of the same shape."""
         if self.divide_by != 1:
             exact = staged.is_floating_point() or staged.is_complex()
             staged.detach().div_(self.divide_by, rounding_mode=None if exact else "trunc")

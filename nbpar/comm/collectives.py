@@ -64,7 +64,7 @@ class MPIGroup(Messages):
         return self.all_reduce_plain(tensor, mpi, hash(op), opts)
 
     def all_reduce_plain(self, tensor: Tensor, mpi: MPI.Op, op: int, opts: Any) -> Any:
-        """All-reduce of a tensor that MPI can work on as it is. op: hash of torch's."""
+        """All-reduce of a tensor, of any shape, that MPI can work on as it is. op: hash of torch's."""
         call = self.begin("all_reduce", tensor, tensor.nbytes, opts=opts)
         self.started += 1
         request = self.comm.Iallreduce(IN_PLACE, numbers(tensor), mpi)

@@ -125,8 +125,8 @@ class Group(ProcessGroup):
         opts: Any = None,
         alike: tuple[int, ...] | None = None,
     ) -> int:
-        """peer: a rank of this group. opts: torch's; where they say that the caller will wait, ranks that are watched compare
-        first what they are about to call. alike: the shape in which ranks must agree, if not the tensor's."""
+        """nbytes: bytes handed over or taken in. peer: a rank of this group. alike: the shape in which ranks must agree, if not the
+        tensor's. opts: torch's; where they say that the caller will wait, ranks that are watched compare first what they call."""
         if state.reason is not None:
             check()
         call = trace.begin(self.label, operation, tensor, nbytes, self.ranks[peer] if peer >= 0 else -1)

@@ -187,12 +187,12 @@ def meet_at_end(steps: int = 0) -> None:
 
 
 def all_reduce_(tensor: Tensor, average: bool = False) -> Tensor:
-    """Sum, or average, a tensor over the world in place, and return it: `dist.all_reduce` without its preparations."""
+    """Sum, or average, a tensor of any shape over the world in place, and return it: `dist.all_reduce` without its preparations."""
     return sum_over(c10d._get_default_group(), tensor, average)
 
 
 def sum_over(group: Any, tensor: Tensor, average: bool = False) -> Tensor:
-    """The same over a group."""
+    """The same over a group: a tensor of the same shape on each of its ranks."""
     plain = tensor.dtype in NUMBERS and tensor.is_cpu and tensor.is_contiguous()
     if plain and type(group) is MPIGroup and not (average and not tensor.is_floating_point()):
         group.all_reduce_plain(tensor, MPI.SUM, SUM, AtOnce).wait()

@@ -148,6 +148,6 @@ class Messages(Group):
 
 
 def put_all_back(parts: Sequence[Tensor], targets: Sequence[Any]) -> None:
-    """`put_back` for each part; nothing for no parts."""
+    """`put_back` for each part, of any shape; nothing for no parts."""
     for part, target in zip(parts, targets, strict=False):
         put_back(part, target)

@@ -70,7 +70,7 @@ def relay(frames: Sequence[Any], sizes: Sequence[int], way: Way) -> list[memoryv
 
 
 def as_tensors(parts: Sequence[memoryview]) -> Iterator[Tensor]:
-    """Of those that are not empty."""
+    """Those that are not empty, as bytes of shape (length,)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nobody writes to it
         for part in parts:

@@ -156,7 +156,10 @@ def text(what: bytes, sequence: int, place: tuple[int, int], with_dtype: bool) -
 
 
 def note(call: int, nbytes: int) -> bytes | None:
-    """What a mode's message is preceded by where ranks compare what they call; None for a message of the cell's own."""
+    """What a mode's message is preceded by where ranks compare what they call; None for a message of the cell's own.
+
+    nbytes: of the message, in bytes.
+    """
     line, own = trace.place(call)
     return None if own else NOTE.pack(trace.sequence(call), nbytes, state.moment, line)
 

@@ -120,7 +120,7 @@ class Trace:
         return self._waited + (now() - self._since if self._waiting is not None else 0.0)
 
     def begin(self, group: str, operation: str, tensor: Any, nbytes: int, peer: int = -1) -> int:
-        """Record that a call starts now; its number is for `end`. Arguments: see `Kind`."""
+        """Record that a call starts now; its number is for `end`. nbytes: in bytes; the others: see `Kind`."""
         key = (group, operation, tensor.shape, tensor.dtype, nbytes, peer)
         kind = self._kinds.get(key)
         if kind is None:

@@ -57,7 +57,7 @@ def soon(ready: Ready) -> bool:
 
 
 def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
-    """Poll `ready` until it is true. nbytes: size of the transfer, which sets for how long to poll without a pause.
+    """Poll `ready` until it is true. nbytes: bytes of the transfer, which set for how long to poll without a pause.
 
     timeout: seconds, 0 for none. Raises PeerFailed after `abort`, TimeoutError after `timeout`.
     """

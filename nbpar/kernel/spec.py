@@ -91,6 +91,7 @@ def install(spec: Spec, *, user: bool = False, prefix: str | None = None) -> str
     """Writes the kernelspec, in place of one of the same name; its folder.
 
     user: for this user; prefix: below this folder's share/jupyter; neither: for the whole system.
+    Raises OptionError where that folder cannot be written to.
     """
     folder = write_kernel_spec(f"{tempfile.mkdtemp()}/{spec.directory}", spec.content())  # with ipykernel's pictures
     manager = KernelSpecManager()

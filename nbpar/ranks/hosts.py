@@ -73,7 +73,7 @@ def own_address(names: Sequence[str]) -> str:
 
 
 def route(name: str) -> str:
-    """The address that this machine would send from to reach that host. Nothing is sent."""
+    """The address that this machine would send from to reach that host. Nothing is sent. Raises LaunchError if there is no way."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(name, 9, socket.AF_INET, socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as probe:

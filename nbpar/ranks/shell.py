@@ -161,7 +161,7 @@ def nobody(what: str) -> Callable[..., NoReturn]:
 
 
 def nested(line: str = "", cell: str | None = None) -> NoReturn:
-    """`%parallel` and `%%parallel` within a parallel cell."""
+    """`%parallel` and `%%parallel` within a parallel cell. Raises Unsupported."""
     magic = "%parallel" if cell is None else "%%parallel"
     raise Unsupported(f"{magic} {line}".rstrip() + ": this cell runs on the ranks already. Type that line in a cell of its own.")
 

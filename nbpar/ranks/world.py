@@ -349,7 +349,7 @@ class World:
         return None
 
     def events(self, timeout: float) -> Iterator[Message]:
-        """What ranks said. Raises RankDied, after which the world is stopped, if one of them has ended."""
+        """What ranks said; waits up to `timeout` seconds. Raises RankDied, after which the world is stopped, if one has ended."""
         assert self._hub and self._launcher
         for message in self._hub.receive(timeout):
             if message.kind == "exit":
