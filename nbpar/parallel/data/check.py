@@ -1,9 +1,10 @@
 """The first call of a kind: may it be split, and how are its outputs made of rows? Tried, not assumed.
 
-A few rows of the arguments are run whole, then split, with disturbed weights and with holes in the arguments (zeros), so that means
+A glance at two rows a rank, whole and split, is enough where every operator is known to keep rows apart (`rowwise`). Otherwise
+values decide: a few rows are run whole, then split, with disturbed weights and with holes in the arguments (zeros), so that means
 over masks do not pass as means over rows: outputs, state left on modules, random draws and gradients must agree. First quickly,
-within narrow bounds; what does not pass is tried with more rows in double precision, which decides. All of it leaves no trace,
-and all ranks come to the same plan.
+within narrow bounds; what does not pass is tried with more rows in double precision, which decides. Then the whole batch must
+agree as well (`once`). All of it leaves no trace, and all ranks come to the same plan.
 """
 
 from __future__ import annotations
@@ -38,13 +39,18 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
 
 
 def tried(subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients) -> Plan:
-    """A quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one. Raises Unlike."""
+    """A glance; a quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one.
+
+    Raises Unlike.
+    """
     size = gradients.ranks.size
     if subject.precise and not reduced():
-        try:
-            return Trial(subject, flat, spec, candidate, gradients, size + 1).quick()
-        except Unlike:
-            pass
+        looks = [(Trial.glance, 2 * size)] if gradients.ranks.all_here else []
+        for look, rows in (*looks, (Trial.quick, size + 1)):
+            try:
+                return look(Trial(subject, flat, spec, candidate, gradients, rows))
+            except Unlike:
+                pass
     return Trial(subject, flat, spec, candidate, gradients, 2 * size + 1).thorough()
 
 

@@ -76,6 +76,20 @@ def watching(watcher: Any) -> Iterator[None]:
         record = None
 
 
+log: Any = None  # a list of what operators are seen, as rowwise.Step
+
+
+@contextmanager
+def logging(steps: Any) -> Iterator[Any]:
+    """Operators are written to `steps`; None: to nothing."""
+    global log
+    before, log = log, steps
+    try:
+        yield steps
+    finally:
+        log = before
+
+
 unseen = False  # what is read meanwhile is this package's business
 
 

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
 from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, walk
+from nbpar.parallel.data.rowwise import logged
 from nbpar.parallel.model.table import READING_OPERATORS
 from nbpar.uncompiled import Mode
 
@@ -79,21 +81,28 @@ class Record(Mode):
         """shares: what Python gets is the tensor's memory, not a copy."""
         self.reads = True
         self.writes.seen |= shares and self.writes.holds(tensor)
+        self.spare()
         if is_elsewhere(tensor) or (is_strided(tensor) and tensor.untyped_storage()._cdata in self._tainted):
             self.reads_rows = True
+
+    def spare(self) -> None:
+        """A look that follows operators has no weights to spare. Raises Stopped before they are written to."""
+        if self.writes.seen and context.log is not None:
+            raise Stopped("it writes to its weights")
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = short(function)
-        tensors = [value for value in walk((args, kwargs)) if is_strided(value)]
+        values = [value for value in walk((args, kwargs)) if isinstance(value, Tensor)]
+        tensors = [value for value in values if is_strided(value)]
         if name in READING_OPERATORS:
             for tensor in tensors:
                 self.read(tensor)
         self.writes.see(function, args, kwargs)
-        result = function(*args, **kwargs)
-        if any(is_elsewhere(value) for value in walk((args, kwargs))) or any(
-            tensor.untyped_storage()._cdata in self._tainted for tensor in tensors
-        ):
+        self.spare()
+        result = logged(function, args, kwargs)
+        hidden = len(tensors) < len(values) and any(is_elsewhere(value) for value in values)
+        if hidden or any(tensor.untyped_storage()._cdata in self._tainted for tensor in tensors):
             for value in walk(result):
                 if is_strided(value):
                     storage = value.untyped_storage()
@@ -133,12 +142,14 @@ class Replay(Ordered):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.writes.see(function, args, kwargs)
+        if self.writes.seen and context.log is not None:
+            raise Stopped("it writes to its weights")
         if not is_draw(function, args, kwargs):
-            return function(*args, **kwargs)
+            return logged(function, args, kwargs)
         at, self.at = self.at, self.at + 1
         if at >= len(self.draws) or self.draws[at].name != short(function):
             raise Unlike("it draws other random numbers for fewer rows")
-        result = function(*args, **kwargs)
+        result = logged(function, args, kwargs)
         values = [value for value in walk(result) if isinstance(value, Tensor)]
         layout = None
         for value, whole in zip(values, self.draws[at].results, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,12 +34,7 @@ class Writes:
 
 
 def is_strided(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_meta
-        and type(value) in (Tensor, torch.nn.Parameter)
-    )
+    return type(value) in (Tensor, torch.nn.Parameter) and value.layout == torch.strided and not value.is_meta
 
 
 def is_elsewhere(value: Any) -> bool:
@@ -47,12 +42,16 @@ def is_elsewhere(value: Any) -> bool:
     return isinstance(value, Tensor) and type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
-def walk(value: Any) -> Iterator[Any]:
+def walk(value: Any) -> list[Any]:
     """Every value inside tuples, lists and dicts."""
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from walk(item)
-    elif isinstance(value, dict):
-        yield from walk(tuple(value.values()))
-    else:
-        yield value
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if not isinstance(value, tuple | list):
+        return [value]
+    found: list[Any] = []
+    for item in value:
+        if isinstance(item, tuple | list | dict):
+            found += walk(item)
+        else:
+            found.append(item)
+    return found

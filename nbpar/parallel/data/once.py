@@ -59,7 +59,7 @@ class Once:
         if self.call.share.rows < self.call.ranks.size:
             return Refusal(f"a batch of {self.call.share.rows} has fewer rows than there are ranks ({self.call.ranks.size})")
         plan, subject = self.plan, self.subject
-        expected = None if plan.verified or self.setting.local_batchnorm else self.reference()
+        expected = None if plan.shown or plan.verified or self.setting.local_batchnorm else self.reference()
         watch = Whole(self.call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
         local = attempt(subject, subject.run, self.flat, self.spec, plan.cuts, self.call, watch, self.accept)
         if isinstance(local, str):

@@ -37,7 +37,7 @@ class Plan:
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
     rows: how many were tried.
-    verified: a whole batch has been compared. fresh: looked at in this cell.
+    shown: operators show that rows are apart. verified: that, or a whole batch has been compared. fresh: looked at in this cell.
     """
 
     base: int
@@ -51,6 +51,7 @@ class Plan:
     reads: bool
     writes: bool
     rows: int
+    shown: bool = False
     verified: bool = False
     fresh: bool = True
     calls: int = 0

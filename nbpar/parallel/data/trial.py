@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
-from nbpar.parallel.data import context, probes
+from nbpar.parallel.data import context, counts, probes, rowwise
 from nbpar.parallel.data.attempt import Local, attempt
-from nbpar.parallel.data.context import Call
+from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, now
-from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, reduced, tolerance
+from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, reduced, same, tolerance
 from nbpar.parallel.data.memory import Writes
 from nbpar.parallel.data.plan import Candidate, Plan
 from nbpar.parallel.data.state import Place, State
@@ -44,7 +45,19 @@ class WholeRun:
     reads_rows: bool
     streams: Streams
     gradients: probes.Gradients | None
+    steps: Steps | None
     writes: bool = False
+
+
+@dataclass
+class Steps:
+    """The operators of a whole run. entered: its arguments. values, state: the tensors that it gave and left, by id."""
+
+    log: list[rowwise.Step]
+    notes: counts.Notes
+    entered: list[tuple[Tensor, rowwise.Rows | None]]
+    values: list[int] = field(default_factory=list)
+    state: dict[Place, int] = field(default_factory=dict)
 
 
 class Trial:
@@ -65,6 +78,32 @@ class Trial:
                 few[key] = flat[at].detach().index_select(layout.dim, index.to(flat[at].device))
         self.few = {at: few[id(flat[at]), layout] for at, layout in candidate.cuts}
         self.bound: float | None = None  # tolerance, if not that of the type
+        self.follows = False  # rows from operator to operator
+
+    def glance(self) -> Plan:
+        """Forward only, with the rows and weights as they are: that is enough where operators show that rows are apart."""
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self.subject.modules):
+            raise Unlike("what a script makes of sizes is not seen")
+        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            raise Unlike("what the backward pass needs is packed")
+        with torch.inference_mode(False):
+            weights = [(weight, weight.data) for weight in self.subject.parameters]
+
+        def show() -> None:
+            with torch.inference_mode(False):
+                for weight, data in weights:
+                    weight.data = data
+
+        self.bound, self.follows = NARROW, True
+        try:
+            plan = self.evidence(self.few, False, show, gradients=False)
+        except Stopped as stopped:
+            raise Unlike(str(stopped)) from None
+        finally:
+            self.follows = False
+        if plan.writes:
+            raise Unlike("it writes to its weights")
+        return replace(plan, shown=True)
 
     def quick(self) -> Plan:
         """In the program's own precision, within narrow bounds."""
@@ -174,7 +213,7 @@ class Trial:
         args, kwargs = tree_unflatten(flat, self.spec)
         start = now()
         try:
-            with context.inside(None), context.watching(record), record:
+            with context.inside(None), context.watching(record), self.following(flat) as steps, record:
                 output = self.ranks.together(lambda: self.subject.trial(*args, **kwargs))
         except Exception as error:
             raise Unsuited(f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}") from None
@@ -186,6 +225,11 @@ class Trial:
         for value in values:
             if not isinstance(value, (Tensor, *WHOLE_VALUES)):
                 raise Unlike(f"it returns a {type(value).__name__}, which cannot be put together from rows")
+        if steps:
+            changed = kept.changes()
+            if rowwise.opaque(value for value in (*values, *changed.values()) if isinstance(value, Tensor)):
+                raise Unlike("its backward pass runs other code than torch's own")
+            steps.values, steps.state = [id(value) for value in values], {place: id(value) for place, value in changed.items()}
         wholes = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
         state = {place: value.detach().clone() for place, value in kept.changes().items()}
         streams, numbers, contained = Streams.now(), kept.plain(), kept.contained()
@@ -193,8 +237,24 @@ class Trial:
         if seen and not seen.finite:
             raise Unsuited("its gradients are not numbers")
         return WholeRun(
-            wholes, spec, state, numbers, contained, record.draws, record.reads, record.reads_rows, streams, seen
+            wholes, spec, state, numbers, contained, record.draws, record.reads, record.reads_rows, streams, seen, steps
         )  # fmt: skip
+
+    @contextmanager
+    def following(self, flat: list[Any]) -> Iterator[Steps | None]:
+        """Operators, and what Python makes of sizes, are noted meanwhile if this look follows them."""
+        if not self.follows:
+            yield None
+            return
+        cuts = dict(self.candidate.cuts)
+        entered = [
+            (value, rowwise.Rows(cuts[at].dim, cuts[at].outer) if at in cuts else None)
+            for at, value in enumerate(flat)
+            if isinstance(value, Tensor)
+        ]
+        entered += [(weight, None) for weight in self.subject.parameters]
+        with counts.watching() as notes, context.logging([]) as log:
+            yield Steps(log, notes, entered)
 
     def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, writes: Writes) -> Plan:
         if whole.contained:
@@ -212,22 +272,26 @@ class Trial:
                 raise Unlike("it draws random numbers by rows with numpy or `random`")
             if local.spec != whole.spec:
                 raise Unlike("its result has another structure for fewer rows")
-            hows[:] = [self.match(one, other) for one, other in zip(local.values, whole.values, strict=True)]
+            said = self.said_by_operators(whole.steps, log) if whole.steps else None
+            hows[:] = [self.match(local.values[at], value, at, said) for at, value in enumerate(whole.values)]
             now = kept.changes()
             if kept.plain() != whole.plain:
                 raise Unlike("numbers that it keeps on the module depend on the number of rows")
             if now.keys() != whole.state.keys():
                 raise Unlike("it leaves other tensors on the module for fewer rows")
-            state.update({place: self.match(now[place], value, place.name) for place, value in whole.state.items()})
+            state.update({place: self.match(now[place], value, place, said) for place, value in whole.state.items()})
             return ()
 
-        local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
+        with context.logging([] if whole.steps else None) as log:
+            local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
         if isinstance(local, str):
             raise Unlike(self.said(local))
         now, places = kept.changes(), sorted(state, key=lambda place: (place.module, place.name))
         outputs_here, state_here = self.agreed(hows, [state[place] for place in places], replay.layouts)
         pairs = [*zip(local.values, whole.values, strict=True), *((now[place], whole.state[place]) for place in places)]
         settled = self.settle([*outputs_here, *state_here], pairs)
+        if whole.steps and not {*settled} <= {*(how for how in settled if isinstance(how, Layout)), "same", None}:
+            raise Unlike("its result is a number made of rows")
         outputs, how_state = settled[: len(hows)], dict(zip(places, settled[len(hows) :], strict=True))
         if whole.gradients:
             probes.compare(self.subject, local.values, outputs, call, inputs, whole.gradients, self.bound)
@@ -238,14 +302,29 @@ class Trial:
             not streams.same_python(whole.streams), whole.reads, whole.writes, self.rows,
         )  # fmt: skip
 
-    def match(self, local: Any, whole: Any, name: str = "") -> Any:
-        """How this rank's value is part of the whole one."""
-        what = f"`.{name}`" if name else "its result"
+    def said_by_operators(self, steps: Steps, log: list[rowwise.Step]) -> dict[Any, rowwise.Rows | None]:
+        """Where the outputs, by number, and what is left on modules, by place, have their rows. Raises Unlike."""
+        try:
+            rows = rowwise.follow(steps.log, log, self.share, steps.entered, steps.notes)
+        except rowwise.Unknown as unknown:
+            raise Unlike(str(unknown)) from None
+        return {key: rows.get(tensor) for key, tensor in (*enumerate(steps.values), *steps.state.items())}
+
+    def match(self, local: Any, whole: Any, key: int | Place, said: dict[Any, rowwise.Rows | None] | None) -> Any:
+        """How this rank's value is part of the whole one. said: what operators say of it."""
+        what = f"`.{key.name}`" if isinstance(key, Place) else "its result"
         if not isinstance(whole, Tensor):
             if repr(local) != repr(whole):
                 raise Unlike(f"{what} {str(whole)[:40]!r} depends on the rows of the batch together")
             return None
         how = find(local, whole, self.share, self.within(whole)) if isinstance(local, Tensor) else None
+        if how is not None and said is not None:  # values may fit more than one layout
+            rows = said[key]
+            if rows is None:
+                how = "plain" if how == "plain" else None
+            else:
+                layout = Layout(rows.dim, rows.outer)
+                how = layout if same(local, layout.cut(whole, self.share), self.within(whole)) else None
         if how is None:
             shape = tuple(local.shape) if isinstance(local, Tensor) else type(local).__name__
             raise Unlike(

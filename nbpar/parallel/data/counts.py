@@ -1,0 +1,162 @@
+"""What Python makes of tensors' sizes: a program that decides by the number of rows may do something else with more of them.
+
+While `watching`, sizes are integers that know which dimension of which tensor they are. To pass them on, as in
+`view(b * t, c)`, is no decision. To compare them, or to calculate with them in any other way, is noted as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nbpar.parallel.patch import patched
+
+Dimension = tuple[int, int]  # a tensor's id, and a dimension of it
+ALWAYS = 1  # there are always more rows than that
+
+
+@dataclass
+class Notes:
+    """decisions: each by some dimensions, perhaps against others. odd: something that is not followed. kept: keeps ids unique."""
+
+    decisions: list[tuple[tuple[Dimension, ...], tuple[Dimension, ...]]] = field(default_factory=list)
+    odd: str = ""
+    kept: list[Tensor] = field(default_factory=list)
+
+
+notes: Notes | None = None
+
+
+class Count(int):
+    """A size. of: the dimensions that it is the product of."""
+
+    of: tuple[Dimension, ...] = ()
+
+    @classmethod
+    def made(cls, value: int, of: tuple[Dimension, ...]) -> Count:
+        count = cls(value)
+        count.of = of
+        return count
+
+    def __mul__(self, other: Any) -> Any:
+        result = int.__mul__(self, other)
+        return self.decided(result) if result is NotImplemented else Count.made(result, (*self.of, *getattr(other, "of", ())))
+
+    __rmul__ = __mul__
+    __hash__ = int.__hash__
+
+    def decided(self, result: Any, other: Any = None) -> Any:
+        if notes is not None:
+            notes.decisions.append((self.of, getattr(other, "of", ())))
+        return result
+
+
+def compares(name: str) -> Callable[[Count, Any], Any]:
+    plain = getattr(int, name)
+
+    def method(self: Count, other: Any) -> Any:
+        result = plain(self, other)
+        trivial = isinstance(other, int) and not isinstance(other, Count) and other <= ALWAYS
+        return result if trivial else self.decided(result, other)
+
+    return method
+
+
+def calculates(name: str) -> Callable[..., Any]:
+    plain = getattr(int, name)
+
+    def method(self: Count, *others: Any) -> Any:
+        return self.decided(plain(self, *others))
+
+    return method
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Count, f"__{_name}__", compares(f"__{_name}__"))
+for _name in ("add", "sub", "floordiv", "truediv", "mod", "divmod", "pow", "and", "or", "xor", "lshift", "rshift"):
+    setattr(Count, f"__{_name}__", calculates(f"__{_name}__"))
+    setattr(Count, f"__r{_name}__", calculates(f"__r{_name}__"))
+for _name in ("float", "int", "neg", "abs", "invert", "round", "floor", "ceil", "trunc"):
+    setattr(Count, f"__{_name}__", calculates(f"__{_name}__"))
+
+
+def sizes(tensor: Tensor, plain: Any) -> list[Count]:
+    assert notes is not None
+    notes.kept.append(tensor)
+    return [Count.made(size, ((id(tensor), dim),)) for dim, size in enumerate(plain)]
+
+
+@contextmanager
+def watching() -> Iterator[Notes]:
+    global notes
+    plain: Any = torch._C.TensorBase
+    get_shape, get_node = plain.shape.__get__, plain.grad_fn.__get__
+
+    def shape(tensor: Tensor) -> Any:
+        return get_shape(tensor) if notes is None else torch.Size(sizes(tensor, get_shape(tensor)))
+
+    def size(original: Any) -> Any:
+        def method(tensor: Tensor, dim: Any = None) -> Any:
+            if notes is None or isinstance(dim, str):
+                return original(tensor, dim)
+            return shape(tensor) if dim is None else shape(tensor)[dim]
+
+        return method
+
+    def numel(original: Any) -> Any:
+        def method(tensor: Tensor) -> Any:
+            if notes is None:
+                return original(tensor)
+            notes.kept.append(tensor)
+            return Count.made(original(tensor), tuple((id(tensor), dim) for dim in range(tensor.dim())))
+
+        return method
+
+    def length(original: Any) -> Any:
+        def method(tensor: Tensor) -> Any:
+            if notes is not None:
+                notes.kept.append(tensor)
+                notes.decisions.append((((id(tensor), 0),), ()))
+            return original(tensor)
+
+        return method
+
+    def node(tensor: Tensor) -> Any:
+        found("it looks at its graph")
+        return get_node(tensor)
+
+    def odd(what: str) -> Callable[[Any], Any]:
+        def make(original: Any) -> Any:
+            def method(*args: Any, **kwargs: Any) -> Any:
+                found(what)
+                return original(*args, **kwargs)
+
+            return method
+
+        return make
+
+    before = notes
+    with ExitStack() as stack:
+        for name, make in (("size", size), ("numel", numel), ("nelement", numel), ("__len__", length)):
+            stack.enter_context(patched(Tensor, name, make))
+        for name in ("register_hook", "register_post_accumulate_grad_hook"):
+            stack.enter_context(patched(Tensor, name, odd("it has hooks on gradients")))
+        saved = odd("it packs what the backward pass needs")
+        stack.enter_context(patched(torch._C._autograd, "_push_saved_tensors_default_hooks", saved))
+        stack.enter_context(patched(Tensor, "shape", lambda plain: property(shape)))
+        stack.enter_context(patched(Tensor, "grad_fn", lambda plain: property(node)))
+        notes = made = Notes()
+        try:
+            yield made
+        finally:
+            notes = before
+
+
+def found(what: str) -> None:
+    if notes is not None:
+        notes.odd = notes.odd or what

@@ -1,0 +1,164 @@
+"""Modules whose rows depend on one another, most of them so that few or first values do not show it. Each is a cell."""
+
+from __future__ import annotations
+
+from tests.cells import Cell
+
+ROWS = """
+X, y = torch.randn(3 * 64, 6), torch.randint(0, 4, (3 * 64,))
+batches = [(X[i : i + 64], y[i : i + 64]) for i in range(0, len(X), 64)]
+losses = []
+"""
+STEPS = """
+for x, target in batches:
+    opt.zero_grad()
+    loss = F.cross_entropy(model(x), target)
+    loss.backward()
+    opt.step()
+    losses.append(loss.item())
+"""
+OPTIMISER = "model = M()\nopt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)\n"
+BODY = """
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.gate = nn.Linear(6, 8), nn.Linear(8, 4), nn.Parameter(torch.zeros(8))
+        self.bn = nn.BatchNorm1d(8)
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+"""
+
+# What becomes of the hidden rows `h`, before a last layer.
+WAYS = {
+    "straight-through, a soft part over the batch": "h.sign() + (h - h.mean(0)) - (h - h.mean(0)).detach()",
+    "straight-through by data, a soft part over the batch": "(h - h.mean(0)) + (h.sign() - (h - h.mean(0))).data",
+    "zero gate around attention over the batch": "h + self.gate * (torch.softmax(h @ h.t(), 1) @ h)",
+    "tiny gate around a mean over the batch": "h + 1e-9 * h.mean(0) + self.gate.exp().sub(1) * h.mean(0)",
+    "greatest value of the batch": "h / h.abs().max()",
+    "norm of the batch, clipped": "h * (40 / h.norm()).clamp(max=1.0)",
+    "roll over rows": "h + self.gate * h.roll(1, 0)",
+    "rows reversed": "h + self.gate * h.flip(0)",
+    "cumulative sum over rows": "h + self.gate * h.cumsum(0)",
+    "first rows otherwise": "torch.cat([h[:8] * 2, h[8:]])",
+    "first hundred rows otherwise": "torch.cat([h[:50] * 2, h[50:]])",
+    "ghost batch norm by chunks": "torch.cat([self.bn(p) for p in h.chunk(math.ceil(h.shape[0] / 40))])",
+    "ghost batch norm by splits": "torch.cat([self.bn(p) for p in h.split(48)])",
+    "ghost batch norm for large batches": "self.bn(h) if h.size(0) < 50 else torch.cat([self.bn(p) for p in h.chunk(2)])",
+    "ghost batch norm for long batches": "self.bn(h) if len(h) < 50 else torch.cat([self.bn(p) for p in h.chunk(2)])",
+    "ghost batch norm for many numbers": "self.bn(h) if h.numel() < 400 else torch.cat([self.bn(p) for p in h.chunk(2)])",
+    "pairs of rows": "h + self.gate * h.view(-1, 2, 8).flip(1).reshape(h.shape)",
+    "halves of the batch": "h + self.gate * torch.cat(h.chunk(2)[::-1])",
+    "in-batch negatives": "torch.cat([h[:, :4], (h @ h.t()).logsumexp(1, keepdim=True).expand(-1, 4)], 1)",
+    "best rows": "h * (h.sum(1) >= h.sum(1).topk(min(20, h.shape[0])).values[-1])[:, None]",
+    "a view of another order": "h + self.gate * h[:, None].expand(-1, 8, 8).reshape(-1, 8).view(8, -1, 8).mean(0)",
+    "number of rows as a tensor": "h + self.gate * h / torch.tensor(h.shape[0])",
+    "number of rows as a number": "h + self.gate * h * h.shape[0]",
+    "place in the batch": "h + self.gate * torch.arange(h.shape[0])[:, None]",
+    "gumbel, straight-through": "h * F.gumbel_softmax(h - h.mean(0), hard=True)",
+    "gradient normalised over the batch": "Normed.apply(h)",
+    "hook that divides by the batch's gradient": "hooked(h)",
+    "hook on a node": "on_node(h)",
+    "saved values scaled by the batch": "packed(h)",
+    "batch of other moments": "F.batch_norm(h, None, None, training=True) if h.shape[0] > 40 else h - h.mean(0)",
+    "statistics over the batch, detached": "(h - h.mean(0).detach()) * (1 + self.gate)",
+    "experts with a fixed capacity": "experts(self, h)",
+}
+HELPERS = """
+class Normed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h):
+        return h * 1
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / grad.norm()
+
+def hooked(h):
+    h = h * 1
+    h.register_hook(lambda grad: grad / grad.norm())
+    return h
+
+def on_node(h):
+    h = h * 1
+    h.grad_fn.register_prehook(lambda grads: (grads[0] / grads[0].norm(),))
+    return h
+
+def packed(h):
+    def pack(t):
+        return t, t.abs().max()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda p: (p[0] / p[1] * 15).round() * p[1] / 15):
+        return torch.tanh(h * h)
+
+def experts(self, h):
+    choice = h[:, :4].argmax(1)
+    place = F.one_hot(choice, 4).cumsum(0).gather(1, choice[:, None]) - 1
+    kept = (place < 10).to(h)
+    every = torch.stack([e(h) for e in self.experts], 1)
+    return h + kept * every.gather(1, choice[:, None, None].expand(-1, 1, 8)).squeeze(1)
+"""
+
+
+def cell(name: str, way: str) -> Cell:
+    forward = f"    def forward(self, x):\n        h = torch.tanh(self.a(x))\n        return self.b({way})\n"
+    return Cell(name, ROWS + HELPERS + "class M(nn.Module):" + BODY + forward + OPTIMISER, STEPS)
+
+
+# Whole programs.
+PROGRAMS = {
+    "a layer of zeros over mixed rows": (
+        "class M(nn.Module):" + BODY + """
+        nn.init.zeros_(self.b.weight)
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(h - h.mean(0))
+""" + OPTIMISER, STEPS,
+    ),
+    "vq-vae": ("""
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.codes = nn.Linear(6, 8), nn.Linear(8, 4), nn.Embedding(16, 8)
+    def forward(self, x):
+        z = self.a(x)
+        nearest = torch.cdist(z, self.codes.weight).argmin(1)
+        e = self.codes(nearest)
+        self.loss = F.mse_loss(e, z.detach()) + 0.25 * F.mse_loss(z, e.detach())
+        return self.b(z + (e - z).detach())
+""" + OPTIMISER, STEPS.replace("target)\n", "target) + model.loss\n")),
+    "words counted in the batch": ("""
+words = torch.randint(0, 20, (64, 5))
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e, self.b = nn.Embedding(20, 8, scale_grad_by_freq=True), nn.Linear(8, 4)
+    def forward(self, x):
+        return self.b(self.e(x).mean(1))
+""" + OPTIMISER, STEPS.replace("model(x)", "model(words)")),
+    "dropout scaled by its mask": ("""
+masks = [torch.ones(64, 8), *(torch.rand(64, 8).round() for _ in batches)]
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+    def forward(self, x, mask):
+        return self.b(self.a(x) * mask / mask.mean())
+""" + OPTIMISER, STEPS.replace("model(x)", "model(x, masks[len(losses)])")),
+    "pads counted in the batch": ("""
+words = [torch.randint(1, 20, (64, 5)), *(torch.randint(0, 20, (64, 5)) for _ in batches)]
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e, self.b = nn.Embedding(20, 8), nn.Linear(8, 4)
+    def forward(self, x):
+        mask = (x != 0).double()
+        return self.b((self.e(x) * mask[..., None]).mean(1) / mask.mean())
+""" + OPTIMISER, STEPS.replace("model(x)", "model(words[len(losses)])")),
+    "time before rows, behind zeros": ("""
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 4)
+        nn.init.zeros_(self.a.weight)
+    def forward(self, x):
+        return self.a(x.transpose(0, 1)).reshape(-1, 4)
+""" + OPTIMISER, STEPS.replace("model(x), target", "model(x.view(-1, 1, 6) * torch.ones(1, 3, 1)), target.repeat(3)")),
+}  # fmt: skip
+CELLS: dict[str, Cell] = {name: cell(name, way) for name, way in WAYS.items()}
+CELLS |= {name: Cell(name, ROWS + setup, train) for name, (setup, train) in PROGRAMS.items()}
