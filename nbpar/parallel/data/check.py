@@ -1,6 +1,6 @@
 """The first call of a kind: may it be split, and how are its outputs made of rows? Tried, not assumed.
 
-A glance at two rows a rank, whole and split, is enough where every operator is known to keep rows apart (`rowwise`). Otherwise
+A glance at a row or two a rank, whole and split, is enough where every operator is known to keep rows apart (`rowwise`). Otherwise
 values decide: a few rows are run whole, then split, with disturbed weights and with holes in the arguments (zeros), so that means
 over masks do not pass as means over rows: outputs, state left on modules, random draws and gradients must agree. First quickly,
 within narrow bounds; what does not pass is tried with more rows in double precision, which decides. Then the whole batch must
@@ -9,7 +9,7 @@ agree as well (`once`). All of it leaves no trace, and all ranks come to the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.layouts import reduced
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
+from nbpar.parallel.data.rowwise import FEWER
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.data.trial import Trial
 
@@ -44,14 +45,30 @@ def tried(subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate
     Raises Unlike.
     """
     size = gradients.ranks.size
+
+    def trial(rows: int) -> Trial:
+        return Trial(subject, flat, spec, candidate, gradients, rows)
+
     if subject.precise and not reduced():
-        looks = [(Trial.glance, 2 * size)] if gradients.ranks.all_here else []
-        for look, rows in (*looks, (Trial.quick, size + 1)):
-            try:
-                return look(Trial(subject, flat, spec, candidate, gradients, rows))
-            except Unlike:
-                pass
-    return Trial(subject, flat, spec, candidate, gradients, 2 * size + 1).thorough()
+        plan = glanced(trial, size) if gradients.ranks.all_here else None
+        if plan is not None:
+            return plan
+        try:
+            return trial(size + 1).quick()
+        except Unlike:
+            pass
+    return trial(2 * size + 1).thorough()
+
+
+def glanced(trial: Callable[[int], Trial], size: int) -> Plan | None:
+    """A glance at one row a rank; where a single one is not treated like several, at two."""
+    for rows in (size, 2 * size):
+        try:
+            return trial(rows).glance()
+        except Unlike as unlike:
+            if not str(unlike).startswith(FEWER):
+                return None
+    return None
 
 
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:

@@ -21,6 +21,7 @@ from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
 from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, walk
+from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.rowwise import logged
 from nbpar.parallel.model.table import READING_OPERATORS
 from nbpar.uncompiled import Mode
@@ -30,9 +31,10 @@ UNCUTTABLE = {"_standard_gamma", "_sample_dirichlet", "poisson", "binomial", "rr
 
 
 def is_draw(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    if torch.Tag.nondeterministic_seeded not in function.tags or on_meta(args, kwargs):
+    known = operator(function)
+    if not known.seeded or on_meta(args, kwargs):
         return False
-    if "attention" in function._schema.name:  # tagged, but at dropout 0 it draws nothing
+    if "attention" in known.name:  # tagged, but at dropout 0 it draws nothing
         return bool(argument(function, "dropout_p", args, kwargs))
     return True
 
@@ -53,7 +55,7 @@ def argument(function: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any
 
 
 def short(function: Any) -> str:
-    return function._schema.name.split("::")[1]
+    return operator(function).name
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Record(Mode):
                 self.read(tensor)
         self.writes.see(function, args, kwargs)
         self.spare()
-        result = logged(function, args, kwargs)
+        result = logged(function, args, kwargs, values)
         hidden = len(tensors) < len(values) and any(is_elsewhere(value) for value in values)
         if hidden or any(tensor.untyped_storage()._cdata in self._tainted for tensor in tensors):
             for value in walk(result):

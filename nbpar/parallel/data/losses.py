@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nbpar.parallel.data import context
+from nbpar.parallel.data.rowwise import LOSS, one_step
 
 MEAN, SUM = 1, 2  # torch's numbers for reductions
 
@@ -24,7 +26,13 @@ def counted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # Weighted by rows, as the outputs of a split call are, this is the sum over all ranks by their count.
         return total / (count * call.share.weight)
 
-    return loss
+    def apart(input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, *others: Any) -> Tensor:
+        args = input, target, weight, reduction, *others
+        if reduction != MEAN or target.is_floating_point():
+            return loss(*args)
+        return one_step(LOSS, loss, args, others)
+
+    return apart
 
 
 def denominator(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:

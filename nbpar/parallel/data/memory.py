@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbpar.parallel.data.operators import operator
+
 
 def memory(tensors: Iterable[Tensor]) -> dict[int, Any]:
     """The tensors' storages by address, kept alive."""
@@ -22,12 +24,9 @@ class Writes:
         self.seen = False
 
     def see(self, function: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if self.seen or not function._schema.is_mutable:
-            return
-        for at, declared in enumerate(function._schema.arguments):
-            if declared.alias_info is not None and declared.alias_info.is_write:
-                given = args[at] if at < len(args) else kwargs.get(declared.name)
-                self.seen |= any(self.holds(value) for value in walk(given))
+        for at, name in operator(function).written:
+            given = args[at] if at < len(args) else kwargs.get(name)
+            self.seen |= any(self.holds(value) for value in walk(given))
 
     def holds(self, value: Any) -> bool:
         return is_strided(value) and value.untyped_storage()._cdata in self.storages

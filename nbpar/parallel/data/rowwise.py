@@ -15,7 +15,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,10 +24,14 @@ from nbpar.parallel.data import context
 from nbpar.parallel.data.counts import Notes
 from nbpar.parallel.data.layouts import Share
 from nbpar.parallel.data.memory import walk
+from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.state import equal
 
 Shape = tuple[int, ...]
 shape_of: Callable[[Tensor], Shape] = torch._C.TensorBase.shape.__get__  # type: ignore[attr-defined]  # programs see another
+
+
+FEWER = "on fewer rows"  # a single one may be treated otherwise than several: its memory is contiguous in any order
 
 
 class Unknown(Exception):
@@ -36,10 +40,11 @@ class Unknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An operator that ran: its tensors are kept, so that each has an id of its own. given: with None for tensors."""
+    """An operator that ran, or what stands for several. Its tensors are kept, so that each has an id of its own."""
 
     function: Any
-    given: tuple[Any, ...]
+    args: Any
+    kwargs: dict[str, Any]
     ins: list[tuple[Tensor, Shape]]
     outs: list[tuple[Tensor, Shape]]
 
@@ -53,40 +58,42 @@ def name_of(function: Any) -> str:
     """An operator's name, without the mark of one that works in place; with the namespace if it is not torch's own."""
     if isinstance(function, str):
         return function
-    space, _, name = function._schema.name.partition("::")
-    return name.rstrip("_") if space == "aten" else function._schema.name
+    known = operator(function)
+    return known.name.rstrip("_") if known.own else str(function)
 
 
-def shaped(value: Any) -> list[tuple[Tensor, Shape]]:
-    return [(item, tuple(shape_of(item))) for item in walk(value) if isinstance(item, Tensor)]
+def shaped(values: Any) -> list[tuple[Tensor, Shape]]:
+    return [(value, shape_of(value)) for value in walk(values) if isinstance(value, Tensor)]
 
 
-def given(value: Any) -> Any:
-    """An operator's arguments without their tensors."""
-    if isinstance(value, Tensor):
-        return None
-    if isinstance(value, list | tuple):
-        return tuple(given(item) for item in value)
-    return tuple(sorted((name, given(item)) for name, item in value.items())) if isinstance(value, dict) else value
-
-
-def logged(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Runs an operator, and notes it where that is asked for."""
+def logged(function: Any, args: Any, kwargs: dict[str, Any], values: Any = None) -> Any:
+    """Runs an operator, and notes it where that is asked for. values: its tensors, where they are known."""
     log = context.log
     if log is None:
         return function(*args, **kwargs)
-    ins = shaped((args, kwargs))
+    ins = shaped((args, kwargs) if values is None else values)
     result = function(*args, **kwargs)
-    log.append(Step(function, (given(args), given(kwargs)), ins, shaped(result)))
+    log.append(Step(function, args, kwargs, ins, shaped(result)))
+    return result
+
+
+def one_step(name: str, function: Callable[..., Any], args: Any, numbers: Any) -> Any:
+    """Runs what is known to keep rows apart, whatever it is made of. numbers: of its arguments, what must be alike."""
+    log = context.log
+    if log is None:
+        return function(*args)
+    ins = shaped(args)
+    with context.logging(None):
+        result = function(*args)
+    log.append(Step(name, numbers, {}, ins, shaped(result)))
     return result
 
 
 def argument(step: Step, name: str) -> Any:
     """By name, or its default."""
-    args, kwargs = step.given
     for at, declared in enumerate(step.function._schema.arguments):
         if declared.name == name:
-            return args[at] if at < len(args) else dict(kwargs).get(name, declared.default_value)
+            return step.args[at] if at < len(step.args) else step.kwargs.get(name, declared.default_value)
     return None
 
 
@@ -98,17 +105,22 @@ class Rows:
     outer: int = 1
 
 
-class Follow:
-    """Follows rows through two runs. rows: by the ids of the whole run's tensors; None for those without."""
+# A number made of all rows: their mean or sum.
+Number = Literal["mean", "sum"]
+Way = Rows | Number | None
 
-    def __init__(self, share: Share, known: Iterable[tuple[Tensor, Rows | None]]) -> None:
+
+class Follow:
+    """Follows rows through two runs. rows: by the ids of the whole run's tensors; None for those that do not depend on them."""
+
+    def __init__(self, share: Share, known: Iterable[tuple[Tensor, Way]]) -> None:
         self.share = share
-        self.rows: dict[int, Rows | None] = {id(tensor): rows for tensor, rows in known}
+        self.rows: dict[int, Way] = {id(tensor): rows for tensor, rows in known}
 
     def differs(self, whole: Shape, local: Shape) -> int | None:
         """The dimension with the rows, if there is one."""
         if len(whole) != len(local):
-            raise Unknown
+            raise Unknown(f"{FEWER} tensors have other dimensions")
         dims = [dim for dim, (a, b) in enumerate(zip(whole, local, strict=True)) if a != b]
         if not dims:
             return None
@@ -120,43 +132,49 @@ class Follow:
 
     def step(self, whole: Step, local: Step) -> None:
         if whole.function is not local.function and whole.function != local.function:
-            raise Unknown(f"other operators for fewer rows: {whole.name} and {local.name}")
+            raise Unknown(f"{FEWER} it runs {local.name}, not {whole.name}")
         if len(whole.ins) != len(local.ins) or len(whole.outs) != len(local.outs):
             raise Unknown(whole.name)
-        ins = [self.taken(one, other) for one, other in zip(whole.ins, local.ins, strict=True)]
+        ways = [self.taken(one, other) for one, other in zip(whole.ins, local.ins, strict=True)]
         dims = [self.differs(one[1], other[1]) for one, other in zip(whole.outs, local.outs, strict=True)]
-        name = whole.name
-        with_rows = [rows for rows in ins if rows is not None]
-        if whole.given != local.given and numbers(whole) != numbers(local):
-            raise Unknown(f"{name} is given other numbers for fewer rows")
-        if with_rows or any(dim is not None for dim in dims):
-            outers = {rows.outer for rows in with_rows} or {1}
-            rule = RULES.get(name) or (alongside if is_pointwise(whole.function) else None)
-            if rule is None or (with_rows and None in dims) or not rule(whole, ins, dims):
-                raise Unknown(f"{name} may mix rows")
-            if len(outers) > 1 or (name in DRAWS and outers != {1}):
-                raise Unknown(f"{name} joins rows in another order")
-            made = [] if with_rows else [shape[dim] for (_, shape), dim in zip(whole.outs, dims, strict=True) if dim is not None]
-            if any(length != self.share.rows for length in made):
-                raise Unknown(f"{name} makes rows in an unknown order")
-        elif name == "lift_fresh" and not all(equal(a, b) for (a, _), (b, _) in zip(whole.outs, local.outs, strict=True)):
+        if not as_given(whole, local):
+            raise Unknown(f"{whole.name} is given other numbers for fewer rows")
+        ins = [way if isinstance(way, Rows) else None for way in ways]
+        number = made_of_all(whole, ways, ins) if set(dims) <= {None} else None
+        if number is None and any(isinstance(way, str) for way in ways):
+            raise Unknown(f"{whole.name} works on a number made of rows")
+        if number is None and (any(ins) or set(dims) - {None}):
+            self.apart(whole, ins, dims)
+        if whole.name == "lift_fresh" and not all(equal(a, b) for (a, _), (b, _) in zip(whole.outs, local.outs, strict=True)):
             raise Unknown("a number is made of the number of rows")
-        outer = with_rows[0].outer if with_rows else 1
+        outer = next((rows.outer for rows in ins if rows is not None), 1)
         for (tensor, shape), dim in zip(whole.outs, dims, strict=True):
-            if dim is not None and name in RESHAPES:
+            if dim is not None and whole.name in RESHAPES:
                 outer = self.reshaped(whole.ins[0][1], ins[0], shape, dim)
-            self.rows[id(tensor)] = None if dim is None else Rows(dim, outer)
+            self.rows[id(tensor)] = number if dim is None else Rows(dim, outer)
 
-    def taken(self, whole: tuple[Tensor, Shape], local: tuple[Tensor, Shape]) -> Rows | None:
+    def apart(self, step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> None:
+        """Rows stay apart, and in their order. Raises Unknown."""
+        rule = RULES.get(step.name) or (alongside if is_pointwise(step.function) else None)
+        if rule is None or (any(ins) and None in dims) or not rule(step, ins, dims):
+            raise Unknown(f"{step.name} may mix rows")
+        outers = {rows.outer for rows in ins if rows is not None}
+        lengths = [shape[dim] for (_, shape), dim in zip(step.outs, dims, strict=True) if dim is not None]
+        if not outers:
+            known = all(length == self.share.rows for length in lengths)
+        else:
+            known = len(outers) == 1 and (step.name not in DRAWS or outers == {1})
+        if not known:
+            raise Unknown(f"{step.name} joins rows in another order")
+
+    def taken(self, whole: tuple[Tensor, Shape], local: tuple[Tensor, Shape]) -> Way:
         """Where an operator's tensor has its rows."""
         dim, key = self.differs(whole[1], local[1]), id(whole[0])
         known = self.rows.get(key)
-        if dim is None:
-            if known is not None or (key not in self.rows and whole[0] is not local[0] and not equal(whole[0], local[0])):
-                raise Unknown("a tensor of unknown origin")
-            return None
-        if known is None or known.dim != dim:
+        if (None if not isinstance(known, Rows) else known.dim) != dim:
             raise Unknown("rows of unknown origin")
+        if key not in self.rows and whole[0] is not local[0] and not equal(whole[0], local[0]):
+            raise Unknown("a tensor of unknown origin")
         return known
 
     def reshaped(self, before: Shape, rows: Rows | None, after: Shape, dim: int) -> int:
@@ -176,9 +194,27 @@ def size(shape: Sequence[int]) -> int:
 
 
 def is_pointwise(function: Any) -> bool:
-    return torch.Tag.pointwise in getattr(function, "tags", ()) and function._schema.name.startswith("aten::")
+    known = None if isinstance(function, str) else operator(function)
+    return known is not None and known.own and known.pointwise
 
 
+def made_of_all(step: Step, ways: Sequence[Way], ins: Sequence[Rows | None]) -> Number | None:
+    """What kind of number an operator makes of all rows, or of other such numbers."""
+    kinds = {way for way in ways if isinstance(way, str)}
+    if not kinds:
+        if step.name in ("mean", "sum") and any(ins):
+            return "mean" if step.name == "mean" else "sum"
+        return "mean" if step.name == LOSS and at(ins, 0) == at(ins, 1) == 0 and ins[0] == ins[1] and not any(ins[2:]) else None
+    writes = not isinstance(step.function, str) and operator(step.function).written
+    if any(ins) or len(kinds) > 1 or (writes and ways[0] is None):  # another view of what is written to would know nothing of it
+        return None
+    kind = kinds.pop()
+    if step.name in PASSES or (step.name in ("add", "sub") and (kind == "mean" or None not in ways) and len(ways) == 2):
+        return kind
+    return kind if step.name in ("mul", "div") and ways[0] == kind and not any(ways[1:]) else None
+
+
+LOSS = "cross_entropy"  # over labels that count, whoever has them
 # Rules say whether rows stay apart, given where the tensors have their rows and where the results have them.
 Rule = Callable[[Step, Sequence["Rows | None"], Sequence["int | None"]], bool]
 
@@ -199,15 +235,14 @@ def uniform(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) 
     return True
 
 
-def apart(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
+def apart(step: Step, ins: Sequence[Rows | None], results: Sequence[int | None]) -> bool:
     """Along dimensions that are given, and none of which is that of the rows, which all tensors have in the same place."""
     rows = {rows.dim if rows is not None else None for rows in ins}
     along = argument(step, "dim")
     along = argument(step, "dims") if along is None else along
-    if len(rows) != 1 or None in rows or along is None or along == ():
-        return False
+    dims = along if isinstance(along, list | tuple) else [] if along is None else [along]
     length = len(step.ins[0][1])
-    return not rows & {dim % length for dim in (along if isinstance(along, tuple) else (along,))}
+    return len(rows) == 1 and None not in rows and bool(dims) and not rows & {dim % length for dim in dims}
 
 
 def stacked(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
@@ -276,6 +311,7 @@ RESHAPES = frozenset(_names("view _unsafe_view reshape _reshape_alias"))
 MOVES = _names("transpose permute t unsqueeze squeeze expand detach alias clone")
 UNIFORM = _names("zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")
 DRAWS = frozenset(_names("bernoulli normal uniform rand randn rand_like randn_like exponential native_dropout"))
+PASSES = frozenset((*RESHAPES, *MOVES, "neg", "_to_copy"))
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*RESHAPES, *MOVES), anywhere),
     **dict.fromkeys(UNIFORM, uniform),
@@ -305,23 +341,34 @@ SIZES = frozenset(("size", "shape", "stride", "N"))
 SIZED = frozenset((*RESHAPES, *UNIFORM, "expand", "native_group_norm", "rand", "randn"))
 
 
-def numbers(step: Step) -> Any:
-    """What an operator is given beside tensors, without sizes."""
-    if step.name not in SIZED:
-        return step.given
-    args, kwargs = step.given
-    declared = step.function._schema.arguments
-    kept = tuple(None if declared[at].name in SIZES else arg for at, arg in enumerate(args))
-    return kept, tuple((name, value) for name, value in kwargs if name not in SIZES)
+def as_given(whole: Step, local: Step) -> bool:
+    """Whether two runs gave an operator the same, but for tensors and sizes."""
+    args, others, kwargs, theirs = whole.args, local.args, whole.kwargs, local.kwargs
+    if whole.name in SIZED:
+        declared = [argument.name for argument in whole.function._schema.arguments]
+        args, others = ([v for name, v in zip(declared, given, strict=False) if name not in SIZES] for given in (args, others))
+        kwargs, theirs = ({name: v for name, v in given.items() if name not in SIZES} for given in (kwargs, theirs))
+    return alike(args, others) and alike(kwargs, theirs)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are equal, tensors aside."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor)
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    return bool(one == other)
 
 
 def follow(
-    whole: Sequence[Step], local: Sequence[Step], share: Share, known: Iterable[tuple[Tensor, Rows | None]], notes: Notes
-) -> dict[int, Rows | None]:
+    whole: Sequence[Step], local: Sequence[Step], share: Share, known: Iterable[tuple[Tensor, Way]], notes: Notes
+) -> dict[int, Way]:
     """Where the whole run's tensors have their rows, by id. Raises Unknown."""
     followed = Follow(share, known)
     if len(whole) != len(local):
-        raise Unknown("other operators for fewer rows")
+        raise Unknown(f"{FEWER} it runs more or fewer operators")
     for one, other in zip(whole, local, strict=True):
         followed.step(one, other)
     if notes.odd:
@@ -333,11 +380,11 @@ def follow(
     return followed.rows
 
 
-def is_rows(of: tuple[int, int], rows: dict[int, Rows | None]) -> bool:
+def is_rows(of: tuple[int, int], rows: dict[int, Way]) -> bool:
     if of[0] not in rows:
         return True  # it may be
     known = rows[of[0]]
-    return known is not None and known.dim == of[1]
+    return isinstance(known, Rows) and known.dim == of[1]
 
 
 TORCHS_OWN = re.compile(r"(Backward\d+|^CopyBackwards|^CopySlices|^AccumulateGrad)$")

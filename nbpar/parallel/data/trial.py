@@ -55,7 +55,7 @@ class Steps:
 
     log: list[rowwise.Step]
     notes: counts.Notes
-    entered: list[tuple[Tensor, rowwise.Rows | None]]
+    entered: list[tuple[Tensor, rowwise.Way]]
     values: list[int] = field(default_factory=list)
     state: dict[Place, int] = field(default_factory=dict)
 
@@ -247,7 +247,7 @@ class Trial:
             yield None
             return
         cuts = dict(self.candidate.cuts)
-        entered = [
+        entered: list[tuple[Tensor, rowwise.Way]] = [
             (value, rowwise.Rows(cuts[at].dim, cuts[at].outer) if at in cuts else None)
             for at, value in enumerate(flat)
             if isinstance(value, Tensor)
@@ -280,18 +280,21 @@ class Trial:
             if now.keys() != whole.state.keys():
                 raise Unlike("it leaves other tensors on the module for fewer rows")
             state.update({place: self.match(now[place], value, place, said) for place, value in whole.state.items()})
-            return ()
+            return [hows, [*state.values()], replay.layouts] if whole.steps else ()
 
         with context.logging([] if whole.steps else None) as log:
             local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
         if isinstance(local, str):
             raise Unlike(self.said(local))
         now, places = kept.changes(), sorted(state, key=lambda place: (place.module, place.name))
-        outputs_here, state_here = self.agreed(hows, [state[place] for place in places], replay.layouts)
         pairs = [*zip(local.values, whole.values, strict=True), *((now[place], whole.state[place]) for place in places)]
-        settled = self.settle([*outputs_here, *state_here], pairs)
-        if whole.steps and not {*settled} <= {*(how for how in settled if isinstance(how, Layout)), "same", None}:
-            raise Unlike("its result is a number made of rows")
+        if whole.steps:  # what the ranks found is alike already
+            settled = [*hows, *(state[place] for place in places)]
+            for how, (own, other) in zip(settled, pairs, strict=True):
+                self.made_of_all(how, own, other)
+        else:
+            outputs_here, state_here = self.agreed(hows, [state[place] for place in places], replay.layouts)
+            settled = self.settle([*outputs_here, *state_here], pairs)
         outputs, how_state = settled[: len(hows)], dict(zip(places, settled[len(hows) :], strict=True))
         if whole.gradients:
             probes.compare(self.subject, local.values, outputs, call, inputs, whole.gradients, self.bound)
@@ -302,7 +305,7 @@ class Trial:
             not streams.same_python(whole.streams), whole.reads, whole.writes, self.rows,
         )  # fmt: skip
 
-    def said_by_operators(self, steps: Steps, log: list[rowwise.Step]) -> dict[Any, rowwise.Rows | None]:
+    def said_by_operators(self, steps: Steps, log: list[rowwise.Step]) -> dict[Any, rowwise.Way]:
         """Where the outputs, by number, and what is left on modules, by place, have their rows. Raises Unlike."""
         try:
             rows = rowwise.follow(steps.log, log, self.share, steps.entered, steps.notes)
@@ -310,27 +313,38 @@ class Trial:
             raise Unlike(str(unknown)) from None
         return {key: rows.get(tensor) for key, tensor in (*enumerate(steps.values), *steps.state.items())}
 
-    def match(self, local: Any, whole: Any, key: int | Place, said: dict[Any, rowwise.Rows | None] | None) -> Any:
+    def match(self, local: Any, whole: Any, key: int | Place, said: dict[Any, rowwise.Way] | None) -> Any:
         """How this rank's value is part of the whole one. said: what operators say of it."""
         what = f"`.{key.name}`" if isinstance(key, Place) else "its result"
         if not isinstance(whole, Tensor):
             if repr(local) != repr(whole):
                 raise Unlike(f"{what} {str(whole)[:40]!r} depends on the rows of the batch together")
             return None
-        how = find(local, whole, self.share, self.within(whole)) if isinstance(local, Tensor) else None
+        how: Any = find(local, whole, self.share, self.within(whole)) if isinstance(local, Tensor) else None
         if how is not None and said is not None:  # values may fit more than one layout
             rows = said[key]
-            if rows is None:
-                how = "plain" if how == "plain" else None
-            else:
+            if isinstance(rows, rowwise.Rows):
                 layout = Layout(rows.dim, rows.outer)
                 how = layout if same(local, layout.cut(whole, self.share), self.within(whole)) else None
+            elif rows is None:
+                how = "same" if how == "plain" and same(local, whole, self.within(whole)) else None
+            else:
+                how = rows if how == "plain" else None
         if how is None:
             shape = tuple(local.shape) if isinstance(local, Tensor) else type(local).__name__
             raise Unlike(
                 f"rows mix: {what} of {self.share.count} rows {shape} is no part of that of {self.share.rows} {tuple(whole.shape)}"
             )
         return how
+
+    def made_of_all(self, how: How | None, local: Any, whole: Any) -> None:
+        """A number is the mean or sum that operators say. Raises Unlike. Collective, if it is one."""
+        if how not in ("mean", "sum"):
+            return
+        part = local.detach().double() * (self.share.weight if how == "mean" else 1.0)
+        every = self.ranks.all_reduce(part.contiguous(), "agreement")
+        if not whole.is_floating_point() or not same(every, whole.double(), self.within(whole)):
+            raise Unlike(f"its result {tuple(whole.shape)} is no {how} over rows")
 
     def within(self, whole: Tensor) -> float | None:
         return None if self.bound is None else min(self.bound, tolerance(whole.dtype))
