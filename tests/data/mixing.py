@@ -12,7 +12,7 @@ losses = []
 STEPS = """
 for x, target in batches:
     opt.zero_grad()
-    loss = F.cross_entropy(model(x), target)
+    loss = F.cross_entropy(model(x), target) + getattr(model, "kept", 0)
     loss.backward()
     opt.step()
     losses.append(loss.item())
@@ -22,7 +22,10 @@ BODY = """
     def __init__(self):
         super().__init__()
         self.a, self.b, self.gate = nn.Linear(6, 8), nn.Linear(8, 4), nn.Parameter(torch.zeros(8))
-        self.bn = nn.BatchNorm1d(8)
+        self.bn, self.attention = nn.BatchNorm1d(8), nn.MultiheadAttention(8, 2)
+        self.kernel = nn.Parameter(torch.randn(8, 8, 3))
+        self.register_buffer("running", torch.zeros(8))
+        self.kept = torch.zeros(())
         self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
 """
 
@@ -59,6 +62,27 @@ WAYS = {
     "saved values scaled by the batch": "packed(h)",
     "batch of other moments": "F.batch_norm(h, None, None, training=True) if h.shape[0] > 40 else h - h.mean(0)",
     "statistics over the batch, detached": "(h - h.mean(0).detach()) * (1 + self.gate)",
+    "a mean that is used again": "h + self.gate * h.mean()",
+    "rows shuffled": "h + self.gate * h[torch.randperm(h.shape[0])]",
+    "rows by an index": "h + self.gate * h[torch.arange(h.shape[0]).flip(0)]",
+    "rows sorted": "h + self.gate * h.sort(0).values",
+    "attention that takes rows for time": "h + self.gate * self.attention(h[:, None], h[:, None], h[:, None])[0][:, 0]",
+    "fused attention over rows": "h + self.gate * F.scaled_dot_product_attention(h[None], h[None], h[None])[0]",
+    "convolution over rows": "h + self.gate * F.conv1d(h.t()[None], self.kernel, padding=1)[0].t()",
+    "pooling over rows": "h + self.gate * F.avg_pool1d(h.t()[None], 3, 1, 1)[0].t()",
+    "layer norm over rows": "h + self.gate * F.layer_norm(h.t(), (h.shape[0],)).t()",
+    "softmax over rows": "h + self.gate * h.softmax(0)",
+    "rows by einsum": "h + self.gate * torch.einsum('bd,cd,ce->be', h, h, h)",
+    "rows added into one": "h + self.gate * torch.zeros_like(h).index_add(0, torch.zeros(h.shape[0], dtype=torch.long), h)",
+    "rows added by scatter": "h + self.gate * torch.zeros_like(h).scatter_add(0, (h > 0).long(), h)",
+    "a running mean seen by a view": "running(self, h)",
+    "a running mean": "h - running_mean(self, h)",
+    "a power of a mean is kept": "kept(self, h, h.mean() ** 2)",
+    "a mean by a mean is kept": "kept(self, h, h.pow(2).mean() / h.abs().mean())",
+    "sums and means are kept": "kept(self, h, h.sum() + h.mean())",
+    "a sum and a constant is kept": "kept(self, h, h.sum() + 1)",
+    "a mean of some rows is kept": "kept(self, h, (h * (h[:, :1] > 0)).sum() / (h[:, 0] > 0).sum())",
+    "a mean over all but the first rows is kept": "kept(self, h, h[8:].mean())",
     "experts with a fixed capacity": "experts(self, h)",
 }
 HELPERS = """
@@ -85,6 +109,19 @@ def packed(h):
         return t, t.abs().max()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda p: (p[0] / p[1] * 15).round() * p[1] / 15):
         return torch.tanh(h * h)
+
+def running(self, h):
+    view = self.running.view(-1)
+    self.running.add_(h.detach().mean(0))
+    return h - self.gate * view
+
+def running_mean(self, h):
+    self.running.mul_(0.9).add_(0.1 * h.detach().mean(0))
+    return self.running
+
+def kept(self, h, number):
+    self.kept = number
+    return h
 
 def experts(self, h):
     choice = h[:, :4].argmax(1)
@@ -121,7 +158,7 @@ class M(nn.Module):
         e = self.codes(nearest)
         self.loss = F.mse_loss(e, z.detach()) + 0.25 * F.mse_loss(z, e.detach())
         return self.b(z + (e - z).detach())
-""" + OPTIMISER, STEPS.replace("target)\n", "target) + model.loss\n")),
+""" + OPTIMISER, STEPS.replace("target) +", "target) + model.loss +")),
     "words counted in the batch": ("""
 words = torch.randint(0, 20, (64, 5))
 class M(nn.Module):

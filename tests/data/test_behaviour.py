@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 import nbpar
 from nbpar.errors import OptionError, Unsupported
 from nbpar.parallel import api, mode
+from nbpar.parallel.data.trial import Trial
+from nbpar.parallel.patch import patched as patching
 from tests.data.test_equality import BACKEND
 from tests.data.zoo import CELLS
 from tests.ranks import run_ranks
@@ -113,8 +115,9 @@ class Counts(nn.Module):
         self.note = rows.append
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(x)
         self.note(x.shape[0])
-        return self.way(self.a(x))
+        return self.way(h)
 
 
 WAYS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -145,6 +148,30 @@ def test_a_check_takes_few_rows_where_operators_are_known_and_else_one_forward(r
         few = [count for count in known if count != 20]
         assert len(few) == 4 and sum(few) <= 12, "four rows whole and two split, in the check and in one later look"
         assert sum(count for count in unknown if count not in (20, 40)) <= 20
+
+
+KNOWN = (
+    "mlp", "cnn with batchnorm and dropout", "resnet", "transformer encoder", "gpt, tied weights, loss inside", "lstm, batch first",
+    "u-net", "vae with reparametrisation", "gan with two optimisers", "word language model, (T·B, V) logits",
+)  # fmt: skip
+
+
+@program
+def tried_by_values() -> list[str]:
+    """The programs of whose operators some are not known."""
+    found: list[str] = []
+    for name in KNOWN:
+        cell, names = CELLS[name], {}
+        exec(cell.first, names)
+        with patching(Trial, "quick", lambda quick, name=name: lambda trial: found.append(name) or quick(trial)):
+            with mode("data", {}, names):
+                exec(cell.train, names)
+    torch.set_default_dtype(torch.float32)
+    return found
+
+
+def test_operators_of_common_models_are_known(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["tried_by_values"] for rank in ranks] == [[], []]
 
 
 class Mean(torch.autograd.Function):

@@ -10,6 +10,7 @@ agree as well (`once`). All of it leaves no trace, and all ranks come to the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,37 +28,22 @@ REMEDY_ROWS = "Mark the part that treats rows one by one with `@nbpar.split`, or
 
 def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None, gradients: Gradients) -> Plan | Refusal:
     """A plan for calls of this kind, or why there is none. Collective."""
-    reason = ""
-    for candidate in candidates(flat, gradients.ranks.size, batch_dim):
+    size, reason = gradients.ranks.size, ""
+    trials = [partial(Trial, subject, flat, spec, candidate, gradients) for candidate in candidates(flat, size, batch_dim)]
+    precise = subject.precise and not reduced()
+    for trial in trials if precise and gradients.ranks.all_here else ():
+        plan = glanced(trial, size)
+        if plan is not None:
+            return plan
+    for trial in trials:
         try:
-            return tried(subject, flat, spec, candidate, gradients)
+            return tried(trial, size, precise)
         except Unlike as unlike:
             reason = reason or str(unlike)
     first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
-    if first is not None and first.shape[0] < gradients.ranks.size:
-        return Refusal(f"a batch of {first.shape[0]} has fewer rows than there are ranks ({gradients.ranks.size})")
+    if first is not None and first.shape[0] < size:
+        return Refusal(f"a batch of {first.shape[0]} has fewer rows than there are ranks ({size})")
     return Refusal(reason or "no argument has as many rows as there are ranks", REMEDY_ROWS if reason else "")
-
-
-def tried(subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients) -> Plan:
-    """A glance; a quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one.
-
-    Raises Unlike.
-    """
-    size = gradients.ranks.size
-
-    def trial(rows: int) -> Trial:
-        return Trial(subject, flat, spec, candidate, gradients, rows)
-
-    if subject.precise and not reduced():
-        plan = glanced(trial, size) if gradients.ranks.all_here else None
-        if plan is not None:
-            return plan
-        try:
-            return trial(size + 1).quick()
-        except Unlike:
-            pass
-    return trial(2 * size + 1).thorough()
 
 
 def glanced(trial: Callable[[int], Trial], size: int) -> Plan | None:
@@ -69,6 +55,16 @@ def glanced(trial: Callable[[int], Trial], size: int) -> Plan | None:
             if not str(unlike).startswith(FEWER):
                 return None
     return None
+
+
+def tried(trial: Callable[[int], Trial], size: int, precise: bool) -> Plan:
+    """A quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one. Raises Unlike."""
+    if precise:
+        try:
+            return trial(size + 1).quick()
+        except Unlike:
+            pass
+    return trial(2 * size + 1).thorough()
 
 
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:

@@ -292,10 +292,10 @@ def linear(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -
 
 def attention(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
     """Batches or heads: in one of the first two dimensions of queries, keys and values; masks with rows have them there too."""
-    own = at(ins, 0)
-    masks = [rows for rows in ins[3:] if rows is not None]
-    here = own is not None and own < len(step.ins[0][1]) - 2 and own == at(ins, 1) == at(ins, 2) == dims[0]
-    return here and all(rows.dim == own for rows in masks) and all(len(shape) == len(step.ins[0][1]) for _, shape in step.ins[3:])
+    own, length = at(ins, 0), len(step.ins[0][1])
+    here = own is not None and own < length - 2 and own == at(ins, 1) == at(ins, 2) == dims[0]
+    masks = [rows.dim - len(shape) for rows, (_, shape) in zip(ins[3:], step.ins[3:], strict=True) if rows is not None]
+    return here and all(end == dims[0] - length for end in masks)  # type: ignore[operator]
 
 
 def at(ins: Sequence[Rows | None], place: int) -> int | None:

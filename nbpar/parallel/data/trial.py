@@ -252,7 +252,8 @@ class Trial:
             for at, value in enumerate(flat)
             if isinstance(value, Tensor)
         ]
-        entered += [(weight, None) for weight in self.subject.parameters]
+        buffers = [buffer for module in self.subject.modules for buffer in module._buffers.values() if buffer is not None]
+        entered += [(tensor, None) for tensor in (*self.subject.parameters, *buffers)]
         with counts.watching() as notes, context.logging([]) as log:
             yield Steps(log, notes, entered)
 
@@ -290,8 +291,7 @@ class Trial:
         pairs = [*zip(local.values, whole.values, strict=True), *((now[place], whole.state[place]) for place in places)]
         if whole.steps:  # what the ranks found is alike already
             settled = [*hows, *(state[place] for place in places)]
-            for how, (own, other) in zip(settled, pairs, strict=True):
-                self.made_of_all(how, own, other)
+            self.put_together(settled, pairs)
         else:
             outputs_here, state_here = self.agreed(hows, [state[place] for place in places], replay.layouts)
             settled = self.settle([*outputs_here, *state_here], pairs)
@@ -337,14 +337,18 @@ class Trial:
             )
         return how
 
-    def made_of_all(self, how: How | None, local: Any, whole: Any) -> None:
-        """A number is the mean or sum that operators say. Raises Unlike. Collective, if it is one."""
-        if how not in ("mean", "sum"):
-            return
-        part = local.detach().double() * (self.share.weight if how == "mean" else 1.0)
-        every = self.ranks.all_reduce(part.contiguous(), "agreement")
-        if not whole.is_floating_point() or not same(every, whole.double(), self.within(whole)):
-            raise Unlike(f"its result {tuple(whole.shape)} is no {how} over rows")
+    def put_together(self, hows: Sequence[How | None], pairs: Sequence[tuple[Any, Any]]) -> None:
+        """What the ranks have makes what each of them has whole: their weights are the same. Raises Unlike. Collective."""
+        fine = True
+        for how, (local, whole) in zip(hows, pairs, strict=True):
+            if isinstance(how, Layout):
+                fine &= same(how.gather(local.detach(), self.share, self.ranks), whole, self.within(whole))
+            elif how in ("mean", "sum"):
+                part = local.detach().double() * (self.share.weight if how == "mean" else 1.0)
+                every = self.ranks.all_reduce(part.contiguous(), "agreement")
+                fine &= whole.is_floating_point() and same(every, whole.double(), self.within(whole))
+        if self.ranks.largest([float(not fine)])[0]:
+            raise Unlike("rows mix: all rows together give another result than each rank's")
 
     def within(self, whole: Tensor) -> float | None:
         return None if self.bound is None else min(self.bound, tolerance(whole.dtype))
