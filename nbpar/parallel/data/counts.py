@@ -17,13 +17,16 @@ from torch import Tensor
 from nbpar.parallel.patch import patched
 
 Dimension = tuple[int, int]  # a tensor's id, and a dimension of it
-ALWAYS = 1  # there are always more rows than that
 
 
 @dataclass
 class Notes:
-    """decisions: each by some dimensions, perhaps against others. odd: something that is not followed. kept: keeps ids unique."""
+    """decisions: each by some dimensions, perhaps against others. odd: something that is not followed. kept: keeps ids unique.
 
+    seen: numbers of rows up to this one are what the runs themselves have: to compare with them decides nothing that is not seen.
+    """
+
+    seen: int
     decisions: list[tuple[tuple[Dimension, ...], tuple[Dimension, ...]]] = field(default_factory=list)
     odd: str = ""
     kept: list[Tensor] = field(default_factory=list)
@@ -61,7 +64,7 @@ def compares(name: str) -> Callable[[Count, Any], Any]:
 
     def method(self: Count, other: Any) -> Any:
         result = plain(self, other)
-        trivial = isinstance(other, int) and not isinstance(other, Count) and other <= ALWAYS
+        trivial = isinstance(other, int) and not isinstance(other, Count) and notes is not None and other <= notes.seen
         return result if trivial else self.decided(result, other)
 
     return method
@@ -92,7 +95,8 @@ def sizes(tensor: Tensor, plain: Any) -> list[Count]:
 
 
 @contextmanager
-def watching() -> Iterator[Notes]:
+def watching(seen: int) -> Iterator[Notes]:
+    """seen: see `Notes`."""
     global notes
     plain: Any = torch._C.TensorBase
     get_shape, get_node = plain.shape.__get__, plain.grad_fn.__get__
@@ -150,7 +154,7 @@ def watching() -> Iterator[Notes]:
         stack.enter_context(patched(torch._C._autograd, "_push_saved_tensors_default_hooks", saved))
         stack.enter_context(patched(Tensor, "shape", lambda plain: property(shape)))
         stack.enter_context(patched(Tensor, "grad_fn", lambda plain: property(node)))
-        notes = made = Notes()
+        notes = made = Notes(seen)
         try:
             yield made
         finally:

@@ -254,7 +254,7 @@ class Trial:
         ]
         buffers = [buffer for module in self.subject.modules for buffer in module._buffers.values() if buffer is not None]
         entered += [(tensor, None) for tensor in (*self.subject.parameters, *buffers)]
-        with counts.watching() as notes, context.logging([]) as log:
+        with counts.watching(1 if self.share.count == 1 else 0) as notes, context.logging([]) as log:
             yield Steps(log, notes, entered)
 
     def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, writes: Writes) -> Plan:
