@@ -41,6 +41,8 @@ WAYS = {
     "rows reversed": "h + self.gate * h.flip(0)",
     "cumulative sum over rows": "h + self.gate * h.cumsum(0)",
     "first rows otherwise": "torch.cat([h[:8] * 2, h[8:]])",
+    "first rows otherwise behind a gate": "h + self.gate * torch.cat([h[:8] * 2, h[8:]])",
+    "large batches otherwise behind a gate": "h + self.gate * (h if h.shape[0] < 50 else h - h.mean(0))",
     "first hundred rows otherwise": "torch.cat([h[:50] * 2, h[50:]])",
     "ghost batch norm by chunks": "torch.cat([self.bn(p) for p in h.chunk(math.ceil(h.shape[0] / 40))])",
     "ghost batch norm by splits": "torch.cat([self.bn(p) for p in h.split(48)])",

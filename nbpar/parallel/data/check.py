@@ -9,6 +9,7 @@ agree as well (`once`). All of it leaves no trace, and all ranks come to the sam
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,10 +20,11 @@ from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.layouts import reduced
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
-from nbpar.parallel.data.rowwise import FEWER
+from nbpar.parallel.data.rowwise import COUNTED, FEWER
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.data.trial import Trial
 
+ALL = sys.maxsize
 REMEDY_ROWS = "Mark the part that treats rows one by one with `@nbpar.split`, or name the dimension of the batch: `--batch-dim D`"
 
 
@@ -31,13 +33,15 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
     size, reason = gradients.ranks.size, ""
     trials = [partial(Trial, subject, flat, spec, candidate, gradients) for candidate in candidates(flat, size, batch_dim)]
     precise = subject.precise and not reduced()
-    for trial in trials if precise and gradients.ranks.all_here else ():
-        plan = glanced(trial, size)
-        if plan is not None:
-            return plan
-    for trial in trials:
+    doubts = [""] * len(trials)
+    for at, trial in enumerate(trials if precise and gradients.ranks.all_here else ()):
         try:
-            return tried(trial, size, precise)
+            return glanced(trial, size)
+        except Unlike as unlike:
+            doubts[at] = str(unlike)
+    for trial, doubt in zip(trials, doubts, strict=True):
+        try:
+            return tried(trial, size, precise, every=doubt.startswith(COUNTED))
         except Unlike as unlike:
             reason = reason or str(unlike)
     first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
@@ -46,25 +50,27 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
     return Refusal(reason or "no argument has as many rows as there are ranks", REMEDY_ROWS if reason else "")
 
 
-def glanced(trial: Callable[[int], Trial], size: int) -> Plan | None:
-    """A glance at one row a rank; where a single one is not treated like several, at two."""
-    for rows in (size, 2 * size):
-        try:
-            return trial(rows).glance()
-        except Unlike as unlike:
-            if not str(unlike).startswith(FEWER):
-                return None
-    return None
+def glanced(trial: Callable[[int], Trial], size: int) -> Plan:
+    """A glance at one row a rank; where a single one is not treated like several, at two. Raises Unlike."""
+    try:
+        return trial(size).glance()
+    except Unlike as unlike:
+        if not str(unlike).startswith(FEWER):
+            raise
+    return trial(2 * size).glance()
 
 
-def tried(trial: Callable[[int], Trial], size: int, precise: bool) -> Plan:
-    """A quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one. Raises Unlike."""
+def tried(trial: Callable[[int], Trial], size: int, precise: bool, *, every: bool) -> Plan:
+    """A quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one. Raises Unlike.
+
+    every: at all rows, for a program that goes by their number or place.
+    """
     if precise:
         try:
-            return trial(size + 1).quick()
+            return trial(ALL if every else size + 1).quick()
         except Unlike:
             pass
-    return trial(2 * size + 1).thorough()
+    return trial(ALL if every else 2 * size + 1).thorough()
 
 
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:

@@ -32,6 +32,7 @@ shape_of: Callable[[Tensor], Shape] = torch._C.TensorBase.shape.__get__  # type:
 
 
 FEWER = "on fewer rows"  # a single one may be treated otherwise than several: its memory is contiguous in any order
+COUNTED = "by number or place of rows"  # few do not show what many give
 
 
 class Unknown(Exception):
@@ -138,7 +139,7 @@ class Follow:
         ways = [self.taken(one, other) for one, other in zip(whole.ins, local.ins, strict=True)]
         dims = [self.differs(one[1], other[1]) for one, other in zip(whole.outs, local.outs, strict=True)]
         if not as_given(whole, local):
-            raise Unknown(f"{whole.name} is given other numbers for fewer rows")
+            raise Unknown(f"{COUNTED} {whole.name} is given other numbers")
         ins = [way if isinstance(way, Rows) else None for way in ways]
         number = made_of_all(whole, ways, ins) if set(dims) <= {None} else None
         if number is None and any(isinstance(way, str) for way in ways):
@@ -146,7 +147,7 @@ class Follow:
         if number is None and (any(ins) or set(dims) - {None}):
             self.apart(whole, ins, dims)
         if whole.name == "lift_fresh" and not all(equal(a, b) for (a, _), (b, _) in zip(whole.outs, local.outs, strict=True)):
-            raise Unknown("a number is made of the number of rows")
+            raise Unknown(f"{COUNTED} a tensor is made")
         outer = next((rows.outer for rows in ins if rows is not None), 1)
         for (tensor, shape), dim in zip(whole.outs, dims, strict=True):
             if dim is not None and whole.name in RESHAPES:
@@ -155,6 +156,8 @@ class Follow:
 
     def apart(self, step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> None:
         """Rows stay apart, and in their order. Raises Unknown."""
+        if step.name in TAKES and ins[0] is not None and not apart(step, ins, dims):
+            raise Unknown(f"{COUNTED} it takes some ({step.name})")
         rule = RULES.get(step.name) or (alongside if is_pointwise(step.function) else None)
         if rule is None or (any(ins) and None in dims) or not rule(step, ins, dims):
             raise Unknown(f"{step.name} may mix rows")
@@ -310,6 +313,7 @@ def _names(text: str) -> list[str]:
 RESHAPES = frozenset(_names("view _unsafe_view reshape _reshape_alias"))
 MOVES = _names("transpose permute t unsqueeze squeeze expand detach alias clone")
 UNIFORM = _names("zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")
+TAKES = frozenset(_names("slice select split split_with_sizes unsafe_split unsafe_split_with_sizes"))
 DRAWS = frozenset(_names("bernoulli normal uniform rand randn rand_like randn_like exponential native_dropout"))
 PASSES = frozenset((*RESHAPES, *MOVES, "neg", "_to_copy"))
 RULES: dict[str, Rule] = {
@@ -376,7 +380,7 @@ def follow(
     for decided in notes.decisions:
         own, against = ([is_rows(of, followed.rows) for of in dimensions] for dimensions in decided)
         if any(own) != any(against):
-            raise Unknown("Python decides by the number of rows")
+            raise Unknown(f"{COUNTED} Python decides")
     return followed.rows
 
 
