@@ -11,8 +11,9 @@ closing    one line: ranks, time, where it went
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from nbpar import cell as cells
 from nbpar import checkpoint
 from nbpar.display import closing, show
 from nbpar.display.watch import Watch
-from nbpar.errors import RankDied
+from nbpar.errors import OptionError, RankDied, suggest
 from nbpar.exchange import TICK, Exchange, Interrupts
 from nbpar.failure import raise_failure, raise_unanswered, shared_failure
 from nbpar.ranks.channel import Message
@@ -150,6 +151,8 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
     ranks = tuple(own.pop("on", None) or range(world.size))
     out, keep = own.pop("out", None), own.pop("keep", None)
     panels = own.pop("show", None)
+    for option, given in (("out", out), ("keep", keep), ("batch", own.get("batch"))):
+        look_for(option, given or (), code, world.namespace)
     return Cell(
         code,
         mode,
@@ -163,6 +166,17 @@ def make_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) ->
         asked=own.pop("asked", panels is not None),
         options=own,
     )
+
+
+def look_for(option: str, names: Iterable[str], code: str, namespace: Mapping[str, Any]) -> None:
+    """Raises OptionError for a name of which neither the notebook nor the cell's text knows."""
+    words = set(re.findall(r"\w+", re.sub("#.*", "", code)))  # the magic itself is there as a comment
+    for name in names:
+        if name not in words and name not in namespace and not read_names(code).dynamic:
+            known = [*words, *namespace]
+            raise OptionError(
+                f"--{option} {name}: no variable {name!r}, neither in the notebook nor in this cell.{suggest(name, known)}"
+            )
 
 
 # ---- to the ranks ---------------------------------------------------------------------------------------------------------

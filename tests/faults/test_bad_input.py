@@ -68,6 +68,15 @@ def test_options_that_only_a_rank_reads_are_told_as_one_line(notebook: Notebook)
     assert cell.error == "OptionError" and len(cell.traceback.splitlines()) == 1 and "encoder=0" in cell.traceback
 
 
+@pytest.mark.parametrize("option", ["data --batch images", "--keep images", "--out images"])
+def test_names_that_are_nowhere_are_told(notebook: Notebook, option: str) -> None:
+    notebook.run("image = 1")
+    cell = notebook.run(f"%%parallel {option}\nx = 1", fails=True)
+    assert cell.error == "OptionError" and len(cell.traceback.splitlines()) == 1 and "Did you mean 'image'?" in cell.traceback
+    notebook.run(f"%%parallel {option}\nimages = 1")
+    notebook.run("del images")
+
+
 def test_a_size_that_cannot_be_leaves_the_ranks_as_they_are(notebook: Notebook) -> None:
     pids = notebook.value("nbpar.world().pids")
     for line in ("%%parallel -n 0\nx = 1", "%parallel start -n 0"):
