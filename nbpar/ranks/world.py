@@ -26,6 +26,7 @@ START_SECONDS = 120  # a cold disk can take long to import torch
 ONE_HOST = {"UCX_TLS": "self,sm"}  # MPICH's transport: no network, no listening port
 LOOK = 0.5  # seconds between two looks at whether all hosts are there
 ALIKE = {"nbpar": "nbpar", "python": "Python", "torch": "torch", "mpi": "MPI"}  # facts that must agree
+TAIL = 400  # characters of a rank's output that are remembered
 SETTLE = 0.25  # seconds for what follows from a death: other deaths, and the launcher's own end
 
 
@@ -73,7 +74,7 @@ class World:
         self.settings, self.size = settings, settings.count()
         self.namespace = namespace
         self.facts: list[dict[str, Any]] = []
-        self.last_lines: dict[int, str] = {}
+        self.said: dict[int, str] = {}  # the end of what each rank has printed
         self.memory: dict[int, int] = {}  # bytes that ranks held when they last said so
         self.produced: dict[int, int] = {}  # output received, by rank
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
@@ -144,14 +145,14 @@ class World:
         machine.allow_files(3 * self.size + 1024)  # three connections a rank, and what the notebook has open
         self._hub = Hub(self._reach(launcher))
         self._log = tempfile.TemporaryFile()
-        self.facts, self.last_lines, self.memory, self.hurt, self.fresh = [], {}, {}, False, True
+        self.facts, self.said, self.memory, self.hurt, self.fresh = [], {}, {}, False, True
         self.produced = dict.fromkeys(range(self.size), 0)
         self.sent_sources = set()
         self.surroundings = Surroundings()
         try:
             self._launcher = self._launch(launcher, self._environment(self._hub.environment))
             self.facts = self._handshake(launcher)
-            self.last_lines.clear()
+            self.said.clear()
         except BaseException:
             self._tear_down()
             raise
@@ -332,11 +333,11 @@ class World:
             self.hurt = False
 
     def note_output(self, message: Message) -> None:
-        """Counts a rank's output and remembers its last line, in case the rank dies."""
+        """Counts a rank's output and remembers its end, in case the rank dies. A line may come in pieces."""
         for name, value in message.header:
             self.produced[message.rank] += len(value) if isinstance(value, str) else 1
-            if name in ("stdout", "stderr") and (line := value.rstrip()[-200:].rpartition("\n")[2].strip()):
-                self.last_lines[message.rank] = line
+            if name in ("stdout", "stderr"):
+                self.said[message.rank] = (self.said.get(message.rank, "") + value[-TAIL:])[-TAIL:]
 
     def check(self) -> RankDied | None:
         """What happened to the ranks while no cell ran: None, or a death, after which the world is stopped."""
@@ -391,7 +392,7 @@ class World:
             reason += f" because memory ran out ({self._held({rank: first.header['peak']})})"
         host, pid = facts[rank]["host"], facts[rank]["pid"]
         text = f"rank {rank} (process {pid} on {host}) ended: {reason}."
-        if line := self.last_lines.get(rank):
+        if line := self.said.get(rank, "").rstrip().rpartition("\n")[2].strip():
             text += f" Its last line of output: {line!r}."
         return RankDied(f"{text} {after(lost, self.again)}", rank=rank, host=host, reason=reason)
 

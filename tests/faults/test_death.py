@@ -84,7 +84,9 @@ def test_want_of_memory_is_named_with_its_amount() -> None:
     """As a guard reports it."""
     world = World(Settings(size=2), {})
     world.facts = [{"host": "here", "pid": 11}, {"host": "here", "pid": 12}]
-    world.last_lines, world.memory = {1: "epoch 3"}, {0: 1 << 29, 1: 1 << 30}
+    world.memory, world.produced = {0: 1 << 29, 1: 1 << 30}, {0: 0, 1: 0}
+    for piece in ("epoch 2\nepo", "ch", " 3", "\n"):
+        world.note_output(Message("output", [("stdout", piece)], role="side", rank=1))
     report = Message("exit", {"code": -signal.SIGKILL, "peak": 5 << 29, "out_of_memory": True}, role="guard", rank=1)
     death = world._fell(report)
     assert (death.rank, death.host) == (1, "here")
