@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -38,6 +39,20 @@ def get_numpy_print() -> dict[str, Any]:
     return {name: value for name, value in numpy().get_printoptions().items() if name != "formatter"}  # which holds functions
 
 
+def working_folder() -> str:
+    """Empty where it has been removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+def go_to(folder: str) -> None:
+    """Where it is there: another host may not have it."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
 def put_path(folders: list[str]) -> None:
     sys.path[:] = folders
 
@@ -50,7 +65,7 @@ class Setting:
 
 SETTINGS = {
     "sys": {
-        "working folder": Setting(os.getcwd, os.chdir),
+        "working folder": Setting(working_folder, go_to),
         "folders of modules": Setting(lambda: list(sys.path), put_path),
     },
     "torch": {

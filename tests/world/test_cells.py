@@ -252,3 +252,11 @@ class TestSurroundings:
             notebook.run(reload)
             assert notebook.run("print(edited.value(), thing.value(), type(thing) is edited.Thing)").said == {"22 22 True"}
             assert notebook.run(look).said == {"22 22 True"}
+
+
+def test_a_working_folder_that_is_gone_hinders_no_cell(tmp_path: Path) -> None:
+    with Notebook() as notebook:
+        notebook.run("%parallel start -n 2")
+        notebook.run(f"import os; os.mkdir('{tmp_path}/gone'); os.chdir('{tmp_path}/gone'); os.rmdir('{tmp_path}/gone')")
+        assert notebook.run("%%parallel\nx = 1").status == "ok"
+        assert notebook.run("%%parallel\nprint(x)").said == {"1"}
