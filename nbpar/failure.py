@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbpar.display.stream import name_ranks
 from nbpar.errors import CellError, CollectiveMismatch
+from nbpar.ranks.postmortem import rebuilt
 from nbpar.ranks.task import Failure, Reply
 
 if TYPE_CHECKING:
@@ -31,18 +32,20 @@ def raise_failure(world: World, exchange: Exchange, failures: Mapping[int, Failu
     """
     replies = exchange.replies
     if exchange.interrupted:
-        raise interrupted(failures, kept)
+        raise interrupted(failures, kept, world.namespace)
     if exchange.stuck:
         raise CollectiveMismatch(f"{exchange.stuck}\n{AS_BEFORE}")
     if parted := next((failure for failure in failures.values() if failure.mismatch), None):
         raise CollectiveMismatch(f"{parted.text}\n{AS_BEFORE}")
     if shared := shared_failure(failures, len(replies)):
-        raise original(shared)
+        error = original(shared)
+        raise error.with_traceback(rebuilt(error, shared.postmortem, world.namespace))
     roots = {rank: failure for rank, failure in failures.items() if not failure.follows} or dict(failures)
     text = describe(world, roots, failures, replies)
     error = CellError(text, {rank: failure.traceback for rank, failure in failures.items()})
     error._render_traceback_ = text.splitlines  # type: ignore[method-assign]
-    raise error from original(next(iter(roots.values())))
+    root = next(iter(roots.values()))
+    raise error.with_traceback(rebuilt(error, root.postmortem, world.namespace)) from original(root)
 
 
 def raise_unanswered(world: World, failures: Mapping[int, Failure]) -> NoReturn:
@@ -54,14 +57,13 @@ def raise_unanswered(world: World, failures: Mapping[int, Failure]) -> NoReturn:
     raise error from original(next(iter(failures.values())))
 
 
-def interrupted(failures: Mapping[int, Failure], kept: bool) -> KeyboardInterrupt:
+def interrupted(failures: Mapping[int, Failure], kept: bool, namespace: dict[str, Any]) -> KeyboardInterrupt:
     """The interrupt, shown with the place where it met the first rank."""
     error = KeyboardInterrupt()
-    lines = next((failure.traceback for failure in failures.values() if failure.interrupted), ["KeyboardInterrupt"])
-    if not kept:
-        lines = [*lines, AS_BEFORE]
+    met = next((failure for failure in failures.values() if failure.interrupted), None)
+    lines = [*(met.traceback if met else ["KeyboardInterrupt"]), *([] if kept else [AS_BEFORE])]
     error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
-    return error
+    return error.with_traceback(rebuilt(error, met.postmortem if met else None, namespace))
 
 
 def original(failure: Failure) -> BaseException:

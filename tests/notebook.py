@@ -123,6 +123,23 @@ class Notebook:
                 cell.status = answer["content"]["status"]
         return cell
 
+    def debug(self, *commands: str) -> str:
+        """What `%debug` says to these commands."""
+        message, left, said = self.client.execute("%debug", allow_stdin=True), [*commands, "q"], ""
+        while True:
+            for get in (self.client.get_stdin_msg, self.client.get_iopub_msg):
+                try:
+                    answer = get(timeout=0.02)
+                except queue.Empty:
+                    continue
+                if answer["parent_header"].get("msg_id") != message:
+                    continue
+                if answer["msg_type"] == "input_request":
+                    self.client.input(left.pop(0))
+                said += answer["content"].get("text", "")
+                if answer["content"].get("execution_state") == "idle":
+                    return ANSI.sub("", said)
+
     def replied(self, message: str) -> bool:
         """Whether the kernel has replied to a cell whose outputs were collected."""
         try:

@@ -85,7 +85,7 @@ class Rank:
         self.hosts = world.allgather(os.uname().nodename)
         self.ahead = clock_ahead(world) if len(set(self.hosts)) > 1 else 0.0
         self.comm, self.patient, self.parallel = comm, patient, parallel
-        self.shell = make_shell(self.outlet)
+        self.shell = make_shell(self.outlet, self.rank)
         self.values = RankEnd(self.shell.user_ns, self.rank, world.size, shared=os.environ["NBPAR_SPREAD"] == "0")
         self.random = RandomStates()
         self.io.steps = self.steps = Steps()

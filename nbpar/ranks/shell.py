@@ -17,7 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from nbpar.comm import foreign
 from nbpar.errors import PeerFailed, Unsupported
-from nbpar.ranks import frames
+from nbpar.ranks import frames, postmortem
 from nbpar.ranks.outlet import Outlet
 from nbpar.ranks.task import Failure
 
@@ -73,6 +73,7 @@ class RankShell(InteractiveShell):
     displayhook: RankDisplayHook
     display_pub: RankDisplayPublisher
     failure: Failure | None = None
+    rank = 0
 
     def init_user_ns(self) -> None:
         super().init_user_ns()
@@ -98,7 +99,9 @@ class RankShell(InteractiveShell):
             pickled = cloudpickle.dumps(value)
         except Exception:
             pickled = None
-        return Failure(f"{module}{etype.__qualname__}", str(value), list(stb), self._cell_line(value), pickled, self._wait(value))
+        kind, wait = f"{module}{etype.__qualname__}", self._wait(value)
+        found = None if wait else postmortem.taken(value, self.rank, self.is_cell)
+        return Failure(kind, str(value), list(stb), self._cell_line(value), pickled, wait, found)
 
     def _wait(self, value: BaseException) -> str:
         """Where the rank waited for others, if this may tell that another rank failed."""
@@ -166,7 +169,7 @@ def nested(line: str = "", cell: str | None = None) -> NoReturn:
     raise Unsupported(f"{magic} {line}".rstrip() + ": this cell runs on the ranks already. Type that line in a cell of its own.")
 
 
-def make_shell(outlet: Outlet) -> RankShell:
+def make_shell(outlet: Outlet, rank: int) -> RankShell:
     """The process's shell, its namespace the module `__main__`, so that notebook classes are found there."""
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
@@ -174,7 +177,7 @@ def make_shell(outlet: Outlet) -> RankShell:
     from traitlets.config import Config
 
     shell = RankShell.instance(user_module=main, user_ns=main.__dict__, config=Config(config))
-    shell.display_pub.outlet = outlet
+    shell.display_pub.outlet, shell.rank = outlet, rank
     shell.register_magic_function(nested, "line_cell", "parallel")  # type: ignore[arg-type]
     builtins.input, getpass.getpass = nobody("input()"), nobody("getpass()")
     sys.breakpointhook = nobody("breakpoint()")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbpar.ranks.postmortem import PostMortem
 from nbpar.ranks.pulse import Pulse
 from nbpar.ranks.surroundings import Changes
 
@@ -47,6 +48,7 @@ class Failure:
     line: int | None  # of the cell
     exception: bytes | None = field(default=None, repr=False)  # pickled, if it can be
     wait: str = ""  # where it waited ("in all_reduce #17 of 3×3, line 6"), if it may only tell that another rank failed
+    postmortem: PostMortem | None = field(default=None, repr=False)  # for `%debug`
 
     @property
     def identity(self) -> tuple[str, str, int | None]:

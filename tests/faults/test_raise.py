@@ -61,3 +61,38 @@ def test_a_value_that_raises_when_the_notebook_asks_for_it(notebook: Notebook) -
     assert "as its variables were looked at" in cell.traceback
     assert notebook.value("(kept, 'odd' in globals())") == (1, False)
     works(notebook, pids)
+
+
+HALVED = """import torch
+before = 7
+def halved(t, layer):
+    half = t / 2
+    return half.reshape(7)"""
+
+
+def test_debug_opens_where_all_ranks_raised(notebook: Notebook) -> None:
+    notebook.run(HALVED)
+    notebook.run("%%parallel data\nx = torch.arange(6.)\ny = halved(x, torch.nn.Linear(2, 2))", fails=True)
+    said = notebook.debug("p half", "p layer", "ll", "up", "p x * before", "before = 8")
+    assert "in halved" not in said and "(5)halved()" in said and "/nbpar/" not in said, said
+    assert "tensor([0.0000, 0.5000, 1.0000, 1.5000, 2.0000, 2.5000])" in said and "<Linear on rank " in said
+    assert "def halved(t, layer):" in said and "---> 3 y = halved(x, torch.nn.Linear(2, 2))" in said  # the cell
+    assert "tensor([ 0.,  7., 14., 21., 28., 35.])" in said
+    assert notebook.value("before") == 8  # it is the notebook's variable
+
+
+def test_debug_opens_where_one_rank_raised(notebook: Notebook) -> None:
+    notebook.run("before, made = 7, 0")
+    code = DIST + "made = 1\ndef odd(rank):\n    again = [rank, 'a']\n    assert not rank, 'odd'\nodd(dist.get_rank())"
+    assert notebook.run(code, fails=True).error == "CellError"
+    said = notebook.debug("p again", "up", "p before, made")
+    assert "odd()" in said and "[1, 'a']" in said and "(7, 0)" in said, said
+
+
+def test_debug_opens_where_an_interrupt_came(notebook: Notebook) -> None:
+    sent = notebook.send(f"{DIST}def waits(seconds):\n    time.sleep(seconds)\nwaits(100)")
+    time.sleep(1)
+    notebook.interrupt()
+    assert notebook.collect(sent).error == "KeyboardInterrupt"
+    said = notebook.debug("p seconds")
+    assert "waits()" in said and "\n100" in said, said
