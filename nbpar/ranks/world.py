@@ -180,12 +180,13 @@ class World:
         if not self.running:
             return
         assert self._hub and self._launcher
-        for rank in range(self.size):
-            self._hub.send("main", rank, Message("exit"))
-        try:
-            self._launcher.wait(2)
-        except subprocess.TimeoutExpired:
-            pass
+        if not self.fresh:  # else they have nothing to end in good order, and may be importing what first cells need
+            for rank in range(self.size):
+                self._hub.send("main", rank, Message("exit"))
+            try:
+                self._launcher.wait(2)
+            except subprocess.TimeoutExpired:
+                pass
         self._tear_down()
 
     def lost(self) -> str:

@@ -72,7 +72,7 @@ def test_fifty_restarts(notebook: Notebook) -> None:
     before = usage(notebook)
     for _ in range(5):
         notebook.run("for i in range(10):\n    nbpar.world().restart()", timeout=300)
-    works(notebook)
+        works(notebook)
     after = usage(notebook)
     kernel: dict[str, Any] = {kind: values[:1] for kind, values in before.items()}
     compare(kernel, {kind: values[:1] for kind, values in after.items()})
