@@ -17,13 +17,14 @@ OPPOSITE = {"send": "recv", "recv": "send"}
 class Wait:
     """The collective or message that a rank waits in. line: of the cell, 0 if unknown; seconds: since it began to wait.
 
+    sequence: None where that is not known.
     own: whether the cell's code made the call. blocks: whether the rank does nothing else. peer: of a message, members: of a
     collective, as ranks of the world; -1 and none where that is not known. begun: how many calls this rank has begun, by group,
     messages by (operation, group, peer).
     """
 
     group: str
-    sequence: int
+    sequence: int | None
     operation: str
     shape: tuple[int, ...] | None  # None where there is none to tell
     line: int
@@ -69,6 +70,7 @@ def deadlocked(waits: Mapping[int, Wait], before: Mapping[int, Wait | None]) -> 
         last = before.get(rank)
         if (
             not wait.blocks
+            or wait.sequence is None
             or last is None
             or (last.group, last.operation, last.sequence) != (wait.group, wait.operation, wait.sequence)
         ):

@@ -1,6 +1,7 @@
 """torch.distributed over mpi4py, traced, with waits that can be ended."""
 
 from . import foreign
+from .asleep import Asleep
 from .join import all_reduce_, join, leave, meet_at_end, moment, renew, sum_over, watch
 from .relay import relay, way
 from .state import joined as world
@@ -8,6 +9,7 @@ from .trace import Call, Summary, Trace, trace
 from .waiting import abort
 
 __all__ = [
+    "Asleep",
     "Call",
     "Summary",
     "Trace",

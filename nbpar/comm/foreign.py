@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.distributed as dist
+from torch.autograd import graph
 from torch.distributed import distributed_c10d as c10d
+from torch.distributed import utils
+from torch.nn.parallel import distributed as parallel
 
 from ..display.calls import name_call
 from ..errors import PeerFailed
@@ -129,4 +132,6 @@ def operation_of(filename: str, function: str) -> str:
     """By the function of torch that calls it."""
     if filename == c10d.__file__:
         return function
-    return "backward" if filename.endswith(os.path.join("autograd", "graph.py")) else ""
+    if filename in (parallel.__file__, utils.__file__):
+        return "DistributedDataParallel"
+    return "backward" if filename == graph.__file__ else ""

@@ -1,7 +1,7 @@
 """Calls of torch's own backends in the trace, so that it can be told who waits where.
 
 They go from Python through the methods of C++ classes: of a process group, which begin an operation, and of its work, which wait
-for it. Those are replaced. What C++ calls by itself, as DistributedDataParallel does in a backward pass, is not seen.
+for it. Those are replaced. What C++ calls by itself, as DistributedDataParallel does in a backward pass, is not seen: see `asleep`.
 """
 
 from __future__ import annotations

@@ -102,6 +102,10 @@ class Trace:
         else:
             self._belongs = cell_filenames.__contains__ if cell_filenames else None
 
+    def is_cell(self, filename: str) -> bool:
+        """Whether code of that file name was typed into a cell."""
+        return self._belongs is not None and self._belongs(filename)
+
     @property
     def waiting(self) -> int | None:
         """The call that the main thread waits in. Only that thread sets it."""
@@ -165,7 +169,7 @@ class Trace:
             name = frame.f_code.co_filename
             part = known.get(name)
             if part is None:
-                part = known[name] = CELL if self._belongs and self._belongs(name) else MODE if MODES in name else OTHER
+                part = known[name] = CELL if self.is_cell(name) else MODE if MODES in name else OTHER
             if part == CELL:
                 return frame.f_lineno, own
             if part == MODE:

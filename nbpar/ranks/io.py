@@ -17,6 +17,7 @@ from nbpar.ranks import channel
 from nbpar.ranks.outlet import Outlet
 
 if TYPE_CHECKING:
+    from nbpar.comm import Asleep
     from nbpar.ranks.interrupt import Interrupt
     from nbpar.ranks.progress import Progress
     from nbpar.ranks.steps import Steps
@@ -33,6 +34,7 @@ class IOThread(threading.Thread):
         self.messages: deque[channel.Message] = deque()  # from the main thread, which nudges the outlet
         self.steps: Steps | None = None  # once torch is there
         self.progress: Progress | None = None
+        self._asleep: Asleep | None = None
 
     def run(self) -> None:
         self._socket = socket = channel.connect("side", self._rank)
@@ -48,7 +50,7 @@ class IOThread(threading.Thread):
                 self._obey(channel.receive(socket))
             if door in events:
                 door.recv()
-                channel.send(door, channel.Message("where", where()))
+                channel.send(door, channel.Message("where", self._where()))
             if events:
                 self._outlet.drain()
                 if items := self._outlet.take():
@@ -70,7 +72,7 @@ class IOThread(threading.Thread):
         elif message.kind == "watch" and self.progress:
             self.progress.watch(message.header)
         elif message.kind == "where":
-            channel.send(self._socket, channel.Message("where", waiting()))
+            channel.send(self._socket, channel.Message("where", self._waiting()))
         elif message.kind == "hold" and self.steps:
             channel.send(self._socket, channel.Message("held", self.steps.hold(message.header)))
         elif message.kind == "until" and self.steps:
@@ -83,21 +85,21 @@ class IOThread(threading.Thread):
 
             comm.foreign.cut()
 
+    def _where(self) -> dict[str, Any]:
+        """What the main thread does: the collective that it waits in, and its Python stack."""
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        return {"pid": os.getpid(), "wait": self._waiting(), "stack": traceback.format_stack(frame) if frame else []}
 
-def where() -> dict[str, Any]:
-    """What the main thread does: the collective that it waits in, and its Python stack."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    return {"pid": os.getpid(), "wait": waiting(), "stack": traceback.format_stack(frame) if frame else []}
-
-
-def waiting() -> Wait | None:
-    """The call that the main thread is in, if it is in one."""
-    comm = sys.modules.get("nbpar.comm")
-    if not comm:
-        return None
-    trace = comm.trace
-    call = trace.current()
-    return call and Wait(
-        call.group, call.sequence, call.operation, call.shape, call.line, call.seconds,
-        call.own, call.blocks, call.peer, trace.members.get(call.group, ()), trace.begun(),
-    )  # fmt: skip
+    def _waiting(self) -> Wait | None:
+        """The call that the main thread is in, if it is in one."""
+        comm = sys.modules.get("nbpar.comm")
+        if not comm:
+            return None
+        call = comm.trace.current()
+        if call is None:
+            self._asleep = self._asleep or comm.Asleep()
+            return self._asleep.look()
+        return Wait(
+            call.group, call.sequence, call.operation, call.shape, call.line, call.seconds,
+            call.own, call.blocks, call.peer, comm.trace.members.get(call.group, ()), comm.trace.begun(),
+        )  # fmt: skip

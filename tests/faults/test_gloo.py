@@ -99,6 +99,45 @@ def test_calls_that_do_not_match_are_explained(pair: Notebook, other: str, said:
     works(pair, 2, pids)
 
 
+@pytest.mark.parametrize(
+    ("code", "other", "line", "said"),
+    [
+        (DDP, "pass", "    out.backward()", "rank 1 has left the cell"),
+        (DDP, "dist.recv(torch.ones(2), 0)", "    out.backward()", "rank 1 waits in recv"),
+        ("", "pass", "    torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 3))", "rank 1 has left the cell"),
+    ],
+)
+def test_waits_in_vain_that_only_torch_knows_of(pair: Notebook, code: str, other: str, line: str, said: str) -> None:
+    """In the backward pass of DistributedDataParallel, and where it is made, C++ calls C++."""
+    pids = pair.value("nbpar.world().pids")
+    text = f"{DIST}{code}if dist.get_rank() == 0:\n{line}\nelse:\n    {other}"
+    cell = pair.run(text, fails=True, timeout=30)
+    operation = "backward" if "backward" in line else "DistributedDataParallel"
+    assert cell.error == "CollectiveMismatch" and said in cell.traceback, cell
+    assert f"rank 0 waits in {operation}, line {len(text.splitlines()) - 2}, since 1" in cell.traceback
+    works(pair, 2, pids)
+
+
+def test_a_backward_pass_that_takes_long_is_waited_for(pair: Notebook) -> None:
+    """It computes, or runs Python that sleeps: nobody is waited for."""
+    slow = """
+class Slow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+    @staticmethod
+    def backward(ctx, grad):
+        if how: time.sleep(13)
+        return grad
+x = torch.ones(800, 800, requires_grad=True)
+y = Slow.apply(x)
+if not how:
+    for _ in range(400): y = (y @ x) / 800
+y.sum().backward()
+"""
+    pair.run(f"{DIST}how = dist.get_rank()\n{slow}")
+
+
 def test_a_rank_that_computes_for_long_is_waited_for(pair: Notebook) -> None:
     cell = pair.run(f"{DIST}x = torch.ones(2)\nif dist.get_rank():\n    time.sleep(13)\ndist.all_reduce(x)\nprint(x.tolist())")
     assert cell.said == {"[2.0, 2.0]"}
