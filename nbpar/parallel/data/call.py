@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import threading
@@ -178,10 +179,23 @@ class Splitter:
             if isinstance(value, Rows):
                 value.settle()
         try:
-            yield
+            with uncollected():
+                yield
         finally:
             self.check_seconds += time.perf_counter() - began
             self.disturb()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles of objects meanwhile: notes of operators are many and in none, and each search visits all of torch's."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def outward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
-from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, walk
+from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.rowwise import logged
 from nbpar.parallel.model.table import READING_OPERATORS
@@ -69,14 +69,16 @@ class Drawn:
 class Record(Mode):
     """Watches a whole call: keeps its draws, and notes whether Python reads a value that depends on the rows.
 
-    writes: to the weights.
+    writes: to the weights. followed: operators are logged, and will say what depends on the rows: then `touched` is what was read.
     """
 
-    def __init__(self, rows: Iterable[Tensor], writes: Writes) -> None:
+    def __init__(self, rows: Iterable[Tensor], writes: Writes, *, followed: bool = False) -> None:
         super().__init__()
         self.draws: list[Drawn] = []
         self.writes = writes
         self.reads = self.reads_rows = False
+        self.touched: list[Tensor] = []
+        self._followed = followed
         self._tainted = memory(rows)
 
     def read(self, tensor: Tensor, *, shares: bool = False) -> None:
@@ -84,33 +86,35 @@ class Record(Mode):
         self.reads = True
         self.writes.seen |= shares and self.writes.holds(tensor)
         self.spare()
-        if is_elsewhere(tensor) or (is_strided(tensor) and tensor.untyped_storage()._cdata in self._tainted):
-            self.reads_rows = True
+        if self._followed:
+            self.touched.append(tensor)
+        else:
+            self.reads_rows |= self.tainted(tensor)
+
+    def tainted(self, tensor: Tensor) -> bool:
+        """Whether its values may depend on the rows."""
+        return tensor.untyped_storage()._cdata in self._tainted if is_strided(tensor) else is_elsewhere(tensor)
 
     def spare(self) -> None:
         """A look that follows operators has no weights to spare. Raises Stopped before they are written to."""
-        if self.writes.seen and context.log is not None:
+        if self._followed and self.writes.seen:
             raise Stopped("it writes to its weights")
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = short(function)
-        values = [value for value in walk((args, kwargs)) if isinstance(value, Tensor)]
-        tensors = [value for value in values if is_strided(value)]
-        if name in READING_OPERATORS:
-            for tensor in tensors:
-                self.read(tensor)
-        self.writes.see(function, args, kwargs)
-        self.spare()
-        result = logged(function, args, kwargs, values)
-        hidden = len(tensors) < len(values) and any(is_elsewhere(value) for value in values)
-        if hidden or any(tensor.untyped_storage()._cdata in self._tainted for tensor in tensors):
-            for value in walk(result):
-                if is_strided(value):
-                    storage = value.untyped_storage()
-                    self._tainted[storage._cdata] = storage
-        if is_draw(function, args, kwargs):
-            self.draws.append(Drawn(name, tuple(value.detach().clone() for value in walk(result) if isinstance(value, Tensor))))
+        known, given = operator(function), tensors(args, kwargs)
+        if known.name in READING_OPERATORS:
+            for tensor in given:
+                if is_strided(tensor):
+                    self.read(tensor)
+        if known.written:
+            self.writes.see(function, args, kwargs)
+            self.spare()
+        result = logged(function, args, kwargs, given)
+        if not self._followed and any(map(self.tainted, given)):
+            self._tainted |= memory(tensors(result))
+        if known.seeded and is_draw(function, args, kwargs):
+            self.draws.append(Drawn(known.name, tuple(value.detach().clone() for value in tensors(result))))
         return result
 
 
@@ -143,16 +147,18 @@ class Replay(Ordered):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.writes.see(function, args, kwargs)
-        if self.writes.seen and context.log is not None:
-            raise Stopped("it writes to its weights")
-        if not is_draw(function, args, kwargs):
+        known = operator(function)
+        if known.written:
+            self.writes.see(function, args, kwargs)
+            if self.writes.seen and context.log is not None:
+                raise Stopped("it writes to its weights")
+        if not known.seeded or not is_draw(function, args, kwargs):
             return logged(function, args, kwargs)
         at, self.at = self.at, self.at + 1
         if at >= len(self.draws) or self.draws[at].name != short(function):
             raise Unlike("it draws other random numbers for fewer rows")
         result = logged(function, args, kwargs)
-        values = [value for value in walk(result) if isinstance(value, Tensor)]
+        values = tensors(result)
         layout = None
         for value, whole in zip(values, self.draws[at].results, strict=True):
             if value.shape != whole.shape:

@@ -6,6 +6,7 @@ first, also flattened with what follows; (0, T) time before rows, as in (T·B, V
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -155,6 +156,9 @@ def same(a: Tensor, b: Tensor, bound: float | None = None, scale: float = 0.0) -
 def largest(tensor: Tensor) -> float:
     """The largest finite absolute value."""
     values = dense(tensor)
+    most = float(values.abs().max()) if values.numel() else 0.0
+    if math.isfinite(most):
+        return most
     finite = values[torch.isfinite(values)].abs()
     return float(finite.max()) if finite.numel() else 0.0
 

@@ -26,7 +26,7 @@ class Writes:
     def see(self, function: Any, args: Any, kwargs: dict[str, Any]) -> None:
         for at, name in operator(function).written:
             given = args[at] if at < len(args) else kwargs.get(name)
-            self.seen |= any(self.holds(value) for value in walk(given))
+            self.seen |= any(self.holds(value) for value in tensors(given))
 
     def holds(self, value: Any) -> bool:
         return is_strided(value) and value.untyped_storage()._cdata in self.storages
@@ -41,16 +41,18 @@ def is_elsewhere(value: Any) -> bool:
     return isinstance(value, Tensor) and type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
-def walk(value: Any) -> list[Any]:
-    """Every value inside tuples, lists and dicts."""
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if not isinstance(value, tuple | list):
-        return [value]
-    found: list[Any] = []
-    for item in value:
-        if isinstance(item, tuple | list | dict):
-            found += walk(item)
-        else:
-            found.append(item)
+NESTED = (tuple, list)
+
+
+def tensors(*values: Any) -> list[Tensor]:
+    """Every tensor among values and inside their tuples, lists and dicts. Called for each operator: it must be quick."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, NESTED):
+            if value:
+                found += tensors(*value)
+        elif isinstance(value, dict) and value:
+            found += tensors(*value.values())
     return found

@@ -103,7 +103,7 @@ class Once:
             with self.setting.checking(self.flat), torch.no_grad(), context.inside(None), self.subject.untouched():
                 outputs, _ = flatten(self.call.ranks.together(lambda: self.subject.run(*args, **kwargs)))
             assert self.kept is not None
-            return outputs, {place: value.detach().clone() for place, value in self.kept.changes().items()}
+            return outputs, {place: value.detach().clone() for place, value in self.kept.left().tensors.items()}
         except Exception:
             return None
         finally:

@@ -15,15 +15,16 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nbpar.parallel.data import context
+from nbpar.parallel.data.context import Stopped
 from nbpar.parallel.data.counts import Notes
 from nbpar.parallel.data.layouts import Share
-from nbpar.parallel.data.memory import walk
+from nbpar.parallel.data.memory import NESTED, is_elsewhere, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.state import equal
 
@@ -35,46 +36,45 @@ FEWER = "on fewer rows"  # a single one may be treated otherwise than several: i
 COUNTED = "by number or place of rows"  # few do not show what many give
 
 
-class Unknown(Exception):
+class Unknown(Stopped):
     """Operators do not show that rows are apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An operator that ran, or what stands for several. Its tensors are kept, so that each has an id of its own."""
+class Step(NamedTuple):
+    """An operator that ran, or what stands for several. Its tensors are kept, so that each has an id of its own.
+
+    made: of a tensor that Python made, the values.
+    """
 
     function: Any
+    name: str
     args: Any
     kwargs: dict[str, Any]
     ins: list[tuple[Tensor, Shape]]
     outs: list[tuple[Tensor, Shape]]
-
-    @property
-    def name(self) -> str:
-        return name_of(self.function)
+    made: Tensor | None = None
 
 
 @functools.cache
 def name_of(function: Any) -> str:
     """An operator's name, without the mark of one that works in place; with the namespace if it is not torch's own."""
-    if isinstance(function, str):
-        return function
     known = operator(function)
     return known.name.rstrip("_") if known.own else str(function)
 
 
-def shaped(values: Any) -> list[tuple[Tensor, Shape]]:
-    return [(value, shape_of(value)) for value in walk(values) if isinstance(value, Tensor)]
+def shaped(values: list[Tensor]) -> list[tuple[Tensor, Shape]]:
+    return [(value, shape_of(value)) for value in values]
 
 
-def logged(function: Any, args: Any, kwargs: dict[str, Any], values: Any = None) -> Any:
-    """Runs an operator, and notes it where that is asked for. values: its tensors, where they are known."""
+def logged(function: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor] | None = None) -> Any:
+    """Runs an operator, and notes it where that is asked for. given: its tensors, where they are known."""
     log = context.log
     if log is None:
         return function(*args, **kwargs)
-    ins = shaped((args, kwargs) if values is None else values)
+    name, ins = name_of(function), shaped(tensors(args, kwargs) if given is None else given)
     result = function(*args, **kwargs)
-    log.append(Step(function, args, kwargs, ins, shaped(result)))
+    made = result.clone() if name == "lift_fresh" else None
+    log.append(Step(function, name, args, kwargs, ins, shaped(tensors(result)), made))
     return result
 
 
@@ -83,10 +83,10 @@ def one_step(name: str, function: Callable[..., Any], args: Any, numbers: Any) -
     log = context.log
     if log is None:
         return function(*args)
-    ins = shaped(args)
+    ins = shaped(tensors(args))
     with context.logging(None):
         result = function(*args)
-    log.append(Step(name, numbers, {}, ins, shaped(result)))
+    log.append(Step(None, name, numbers, {}, ins, shaped(tensors(result))))
     return result
 
 
@@ -111,43 +111,108 @@ Number = Literal["mean", "sum"]
 Way = Rows | Number | None
 
 
-class Follow:
-    """Follows rows through two runs. rows: by the ids of the whole run's tensors; None for those that do not depend on them."""
+class Log(list[Step]):
+    """The operators of a whole run. rows: how many it has, where each rank will have a single one; else 0."""
 
-    def __init__(self, share: Share, known: Iterable[tuple[Tensor, Way]]) -> None:
-        self.share = share
+    def __init__(self, rows: int = 0) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def append(self, step: Step) -> None:
+        if self.rows and step.name == "clone" and in_order_alone(step.ins[0][0], self.rows):
+            raise Unknown(f"{FEWER} it copies nothing")  # known now: the rest of this run would be in vain
+        super().append(step)
+
+
+def in_order_alone(tensor: Tensor, rows: int) -> bool:
+    """Whether a tensor's memory is in another order than its dimensions only because there is more than a single row."""
+    expected = 1
+    for length, stride in zip(reversed(shape_of(tensor)), reversed(tensor.stride()), strict=True):
+        if length not in (1, rows):
+            if stride not in (expected, expected * rows):
+                return False
+            expected *= length
+    return not tensor.is_contiguous()
+
+
+class Follow:
+    """Follows rows through a run with fewer of them, operator by operator, beside the whole run's log. Raises Unknown.
+
+    rows: by the ids of the whole run's tensors; None for those that do not depend on them.
+    """
+
+    def __init__(self, whole: Sequence[Step], share: Share, known: Iterable[tuple[Tensor, Way]]) -> None:
+        self.whole, self.total, self.count = whole, share.rows, share.count
+        self.dims: dict[tuple[Shape, Shape], int] = {}
+        self.local: list[Step] = []  # kept as the whole run's are: torch detaches what a factory gives if somebody else holds it
         self.rows: dict[int, Way] = {id(tensor): rows for tensor, rows in known}
+
+    def append(self, local: Step) -> None:
+        """The operator that ran now."""
+        at = len(self.local)
+        if at == len(self.whole):
+            raise Unknown(f"{FEWER} it runs more operators")
+        self.local.append(local)
+        self.step(self.whole[at], local)
+
+    def end(self, notes: Notes, read: Iterable[Tensor]) -> dict[int, Way]:
+        """The run is over. notes, read: of the whole one, what Python made of sizes, and which tensors' values it read."""
+        if len(self.local) < len(self.whole):
+            raise Unknown(f"{FEWER} it runs fewer operators")
+        if notes.odd:
+            raise Unknown(notes.odd)
+        for decided in notes.decisions:
+            own, against = ([is_rows(of, self.rows) for of in dimensions] for dimensions in decided)
+            if any(own) != any(against):
+                raise Unknown(f"{COUNTED} Python decides")
+        if any(self.rows.get(id(tensor)) is not None or is_elsewhere(tensor) for tensor in read):
+            raise Unknown("Python reads values of its rows")
+        return self.rows
 
     def differs(self, whole: Shape, local: Shape) -> int | None:
         """The dimension with the rows, if there is one."""
+        if whole == local:
+            return None
+        shapes = whole, local
+        if shapes not in self.dims:
+            self.dims[shapes] = self.found(*shapes)
+        return self.dims[shapes]
+
+    def found(self, whole: Shape, local: Shape) -> int:
         if len(whole) != len(local):
             raise Unknown(f"{FEWER} tensors have other dimensions")
         dims = [dim for dim, (a, b) in enumerate(zip(whole, local, strict=True)) if a != b]
-        if not dims:
-            return None
         dim = dims[0]
-        times, rest = divmod(whole[dim], self.share.rows)
-        if len(dims) > 1 or rest or local[dim] != times * self.share.count or 0 in whole:
+        times, rest = divmod(whole[dim], self.total)
+        if len(dims) > 1 or rest or local[dim] != times * self.count or 0 in whole:
             raise Unknown("sizes do not follow the number of rows")
         return dim
 
     def step(self, whole: Step, local: Step) -> None:
-        if whole.function is not local.function and whole.function != local.function:
+        if whole.name != local.name or whole.function is not local.function:
             raise Unknown(f"{FEWER} it runs {local.name}, not {whole.name}")
         if len(whole.ins) != len(local.ins) or len(whole.outs) != len(local.outs):
             raise Unknown(whole.name)
-        ways = [self.taken(one, other) for one, other in zip(whole.ins, local.ins, strict=True)]
+        ways = [self.taken(*one, *other) for one, other in zip(whole.ins, local.ins, strict=True)]
         dims = [self.differs(one[1], other[1]) for one, other in zip(whole.outs, local.outs, strict=True)]
         if not as_given(whole, local):
             raise Unknown(f"{COUNTED} {whole.name} is given other numbers")
-        ins = [way if isinstance(way, Rows) else None for way in ways]
-        number = made_of_all(whole, ways, ins) if set(dims) <= {None} else None
-        if number is None and any(isinstance(way, str) for way in ways):
-            raise Unknown(f"{whole.name} works on a number made of rows")
-        if number is None and (any(ins) or set(dims) - {None}):
-            self.apart(whole, ins, dims)
-        if whole.name == "lift_fresh" and not all(equal(a, b) for (a, _), (b, _) in zip(whole.outs, local.outs, strict=True)):
+        if whole.made is not None and (local.made is None or not equal(whole.made, local.made)):
             raise Unknown(f"{COUNTED} a tensor is made")
+        if any(ways) or dims.count(None) < len(dims):
+            self.lead(whole, ways, dims)
+        else:
+            for tensor, _ in whole.outs:
+                self.rows[id(tensor)] = None
+
+    def lead(self, whole: Step, ways: Sequence[Way], dims: Sequence[int | None]) -> None:
+        """From what an operator takes to what it gives."""
+        ins = [way if isinstance(way, Rows) else None for way in ways]
+        number = made_of_all(whole, ways, ins) if dims.count(None) == len(dims) else None
+        if number is None:
+            if any(isinstance(way, str) for way in ways):
+                raise Unknown(f"{whole.name} works on a number made of rows")
+            self.apart(whole, ins, dims)
         outer = next((rows.outer for rows in ins if rows is not None), 1)
         for (tensor, shape), dim in zip(whole.outs, dims, strict=True):
             if dim is not None and whole.name in RESHAPES:
@@ -162,21 +227,20 @@ class Follow:
         if rule is None or (any(ins) and None in dims) or not rule(step, ins, dims):
             raise Unknown(f"{step.name} may mix rows")
         outers = {rows.outer for rows in ins if rows is not None}
-        lengths = [shape[dim] for (_, shape), dim in zip(step.outs, dims, strict=True) if dim is not None]
         if not outers:
-            known = all(length == self.share.rows for length in lengths)
+            known = all(dim is None or shape[dim] == self.total for (_, shape), dim in zip(step.outs, dims, strict=True))
         else:
             known = len(outers) == 1 and (step.name not in DRAWS or outers == {1})
         if not known:
             raise Unknown(f"{step.name} joins rows in another order")
 
-    def taken(self, whole: tuple[Tensor, Shape], local: tuple[Tensor, Shape]) -> Way:
+    def taken(self, whole: Tensor, shape: Shape, local: Tensor, its_shape: Shape) -> Way:
         """Where an operator's tensor has its rows."""
-        dim, key = self.differs(whole[1], local[1]), id(whole[0])
+        dim, key = self.differs(shape, its_shape), id(whole)
         known = self.rows.get(key)
-        if (None if not isinstance(known, Rows) else known.dim) != dim:
+        if (known.dim if isinstance(known, Rows) else None) != dim:
             raise Unknown("rows of unknown origin")
-        if key not in self.rows and whole[0] is not local[0] and not equal(whole[0], local[0]):
+        if known is None and whole is not local and key not in self.rows and not equal(whole, local):
             raise Unknown("a tensor of unknown origin")
         return known
 
@@ -184,7 +248,7 @@ class Follow:
         if rows is None:
             raise Unknown("rows of unknown origin")
         ahead, rest = divmod(size(before[: rows.dim]) * rows.outer, size(after[:dim]))
-        if rest or (after[dim] // self.share.rows) % ahead:
+        if rest or (after[dim] // self.total) % ahead:
             raise Unknown("rows are seen in another order")
         return ahead
 
@@ -197,7 +261,7 @@ def size(shape: Sequence[int]) -> int:
 
 
 def is_pointwise(function: Any) -> bool:
-    known = None if isinstance(function, str) else operator(function)
+    known = None if function is None else operator(function)
     return known is not None and known.own and known.pointwise
 
 
@@ -208,7 +272,7 @@ def made_of_all(step: Step, ways: Sequence[Way], ins: Sequence[Rows | None]) -> 
         if step.name in ("mean", "sum") and any(ins):
             return "mean" if step.name == "mean" else "sum"
         return "mean" if step.name == LOSS and at(ins, 0) == at(ins, 1) == 0 and ins[0] == ins[1] and not any(ins[2:]) else None
-    writes = not isinstance(step.function, str) and operator(step.function).written
+    writes = step.function is not None and operator(step.function).written
     if any(ins) or len(kinds) > 1 or (writes and ways[0] is None):  # another view of what is written to would know nothing of it
         return None
     kind = kinds.pop()
@@ -349,39 +413,29 @@ def as_given(whole: Step, local: Step) -> bool:
     """Whether two runs gave an operator the same, but for tensors and sizes."""
     args, others, kwargs, theirs = whole.args, local.args, whole.kwargs, local.kwargs
     if whole.name in SIZED:
-        declared = [argument.name for argument in whole.function._schema.arguments]
+        declared = declared_by(whole.function)
         args, others = ([v for name, v in zip(declared, given, strict=False) if name not in SIZES] for given in (args, others))
         kwargs, theirs = ({name: v for name, v in given.items() if name not in SIZES} for given in (kwargs, theirs))
-    return alike(args, others) and alike(kwargs, theirs)
+    return alike(args, others) and (kwargs == {} == theirs or alike(kwargs, theirs))
+
+
+@functools.cache
+def declared_by(function: Any) -> tuple[str, ...]:
+    """The names of an operator's arguments."""
+    return tuple(argument.name for argument in function._schema.arguments)
 
 
 def alike(one: Any, other: Any) -> bool:
     """Whether two values are equal, tensors aside."""
+    if one is other:
+        return True
     if isinstance(one, Tensor):
         return isinstance(other, Tensor)
-    if isinstance(one, list | tuple):
-        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, NESTED):
+        return isinstance(other, NESTED) and len(one) == len(other) and all(map(alike, one, other))
     if isinstance(one, dict):
         return isinstance(other, dict) and one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
     return bool(one == other)
-
-
-def follow(
-    whole: Sequence[Step], local: Sequence[Step], share: Share, known: Iterable[tuple[Tensor, Way]], notes: Notes
-) -> dict[int, Way]:
-    """Where the whole run's tensors have their rows, by id. Raises Unknown."""
-    followed = Follow(share, known)
-    if len(whole) != len(local):
-        raise Unknown(f"{FEWER} it runs more or fewer operators")
-    for one, other in zip(whole, local, strict=True):
-        followed.step(one, other)
-    if notes.odd:
-        raise Unknown(notes.odd)
-    for decided in notes.decisions:
-        own, against = ([is_rows(of, followed.rows) for of in dimensions] for dimensions in decided)
-        if any(own) != any(against):
-            raise Unknown(f"{COUNTED} Python decides")
-    return followed.rows
 
 
 def is_rows(of: tuple[int, int], rows: dict[int, Way]) -> bool:
@@ -394,13 +448,18 @@ def is_rows(of: tuple[int, int], rows: dict[int, Way]) -> bool:
 TORCHS_OWN = re.compile(r"(Backward\d+|^CopyBackwards|^CopySlices|^AccumulateGrad)$")
 
 
+@functools.cache
+def torchs_own(node: str) -> bool:
+    return TORCHS_OWN.search(node) is not None
+
+
 def opaque(roots: Iterable[Tensor]) -> bool:
     """Whether a backward pass runs code that is not torch's own."""
     stack = [tensor.grad_fn for tensor in roots if tensor.grad_fn is not None]
     seen = set(stack)
     while stack:
         node = stack.pop()
-        if isinstance(node, torch._C._FunctionBase) or not TORCHS_OWN.search(type(node).__name__):
+        if isinstance(node, torch._C._FunctionBase) or not torchs_own(type(node).__name__):
             return True
         for following, _ in node.next_functions:
             if following is not None and following not in seen:

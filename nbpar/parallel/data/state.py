@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 OWN = ("_parameters", "_modules", "_buffers")
 CONTAINERS = (list, dict, set, collections.deque)
+PLAIN = (bool, int, float, str)
 QUICK = frozenset((*CONTAINERS, collections.OrderedDict))
 
 
@@ -64,9 +65,11 @@ class State:
                 del own[name]
             for name, value in attributes.items():
                 now = own.get(name)
-                if isinstance(value, CONTAINERS) and type(now) is type(value) and same_items(now, value):
-                    continue
-                own[name] = shallow(value)
+                if isinstance(value, CONTAINERS):
+                    if type(now) is not type(value) or not same_items(now, value):
+                        own[name] = shallow(value)
+                elif now is not value or name not in own:
+                    own[name] = value
             put_entries(module._parameters, parameters)
             put_entries(module._buffers, {name: tensor for name, (tensor, _) in buffers.items()})
             for tensor, value in buffers.values():
@@ -74,35 +77,41 @@ class State:
                     with torch.no_grad():
                         tensor.copy_(value)
 
-    def changes(self) -> dict[Place, Tensor]:
-        """Tensors that are new or differ."""
-        found: dict[Place, Tensor] = {}
+    def left(self) -> Left:
+        """What is on the modules now."""
+        changed: dict[Place, Tensor] = {}
+        numbers: list[dict[str, Any]] = []
+        contained: str | None = None
         for at, (module, attributes, buffers) in enumerate(zip(self.modules, self.attributes, self.buffers, strict=True)):
+            own: dict[str, Any] = {}
             for name, value in module.__dict__.items():
-                if isinstance(value, Tensor) and attributes.get(name) is not value:
-                    found[Place(at, name)] = value
+                if isinstance(value, CONTAINERS):
+                    if value and contained is None and name not in OWN and not name.endswith("_hooks"):
+                        known = {id(tensor) for tensor in tensors(attributes.get(name))}
+                        if any(id(tensor) not in known for tensor in tensors(value)):
+                            contained = name
+                elif isinstance(value, PLAIN):
+                    own[name] = value
+                elif isinstance(value, Tensor) and attributes.get(name) is not value:
+                    changed[Place(at, name)] = value
+            numbers.append(own)
             for name, value in module._buffers.items():
                 tensor, before = buffers.get(name, (None, None))
                 if value is not None and (tensor is not value or before is None or not equal(before, value)):
-                    found[Place(at, name)] = value
-        return found
+                    changed[Place(at, name)] = value
+        return Left(changed, numbers, contained)
 
-    def contained(self) -> str | None:
-        """The name of a container that has got a tensor, if there is one."""
-        for module, attributes in zip(self.modules, self.attributes, strict=True):
-            for name, value in module.__dict__.items():
-                if isinstance(value, CONTAINERS) and name not in OWN and not name.endswith("_hooks"):
-                    known = {id(tensor) for tensor in tensors(attributes.get(name))}
-                    if any(id(tensor) not in known for tensor in tensors(value)):
-                        return name
-        return None
 
-    def plain(self) -> list[dict[str, Any]]:
-        """Numbers and words among the attributes: whether two calls count alike."""
-        return [
-            {name: value for name, value in module.__dict__.items() if isinstance(value, bool | int | float | str)}
-            for module in self.modules
-        ]
+@dataclass(frozen=True)
+class Left:
+    """What a call left on modules. tensors: that are new or differ. numbers: numbers and words among the attributes of each.
+
+    contained: the name of a container that has got a tensor, if there is one.
+    """
+
+    tensors: dict[Place, Tensor]
+    numbers: list[dict[str, Any]]
+    contained: str | None
 
 
 def put_entries(now: Any, before: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, now
-from nbpar.parallel.data.layouts import How, Layout, Share, find, plain, reduced, same, tolerance
+from nbpar.parallel.data.layouts import How, Layout, Share, find, layouts, plain, reduced, same, tolerance
 from nbpar.parallel.data.memory import Writes
 from nbpar.parallel.data.plan import Candidate, Plan
 from nbpar.parallel.data.state import Place, State
@@ -38,11 +38,10 @@ class WholeRun:
     values: list[Any]
     spec: Any
     state: dict[Place, Tensor]
-    plain: Any
+    numbers: list[dict[str, Any]]
     contained: str | None
     draws: list[Drawn]
     reads: bool
-    reads_rows: bool
     streams: Streams
     gradients: probes.Gradients | None
     steps: Steps | None
@@ -51,10 +50,11 @@ class WholeRun:
 
 @dataclass
 class Steps:
-    """The operators of a whole run. entered: its arguments. values, state: the tensors that it gave and left, by id."""
+    """The operators of a whole run. read: what Python read. entered: its arguments. values, state: what it gave and left, by id."""
 
-    log: list[rowwise.Step]
+    log: rowwise.Log
     notes: counts.Notes
+    read: list[Tensor]
     entered: list[tuple[Tensor, rowwise.Way]]
     values: list[int] = field(default_factory=list)
     state: dict[Place, int] = field(default_factory=dict)
@@ -190,7 +190,7 @@ class Trial:
             inputs = self.inputs(few, double)
             whole = self.run_whole(inputs, gradients, kept, writes)
             whole.writes = put_back()
-            return self.run_split(inputs, whole, kept, writes)
+            return self.run_split(inputs, whole, kept, streams, writes)
         finally:
             put_back()
             torch.clear_autocast_cache()  # it knows weights by name, not by value
@@ -209,11 +209,11 @@ class Trial:
 
     def run_whole(self, inputs: list[Any], gradients: bool, kept: State, writes: Writes) -> WholeRun:
         flat = copies(inputs)
-        record = Record([flat[at] for at, _ in self.candidate.cuts], writes)
+        record = Record([flat[at] for at, _ in self.candidate.cuts], writes, followed=self.follows)
         args, kwargs = tree_unflatten(flat, self.spec)
         start = now()
         try:
-            with context.inside(None), context.watching(record), self.following(flat) as steps, record:
+            with context.inside(None), context.watching(record), self.following(flat, record.touched) as steps, record:
                 output = self.ranks.together(lambda: self.subject.trial(*args, **kwargs))
         except Exception as error:
             raise Unsuited(f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}") from None
@@ -225,23 +225,22 @@ class Trial:
         for value in values:
             if not isinstance(value, (Tensor, *WHOLE_VALUES)):
                 raise Unlike(f"it returns a {type(value).__name__}, which cannot be put together from rows")
+        left = kept.left()
         if steps:
-            changed = kept.changes()
-            if rowwise.opaque(value for value in (*values, *changed.values()) if isinstance(value, Tensor)):
+            if rowwise.opaque(value for value in (*values, *left.tensors.values()) if isinstance(value, Tensor)):
                 raise Unlike("its backward pass runs other code than torch's own")
-            steps.values, steps.state = [id(value) for value in values], {place: id(value) for place, value in changed.items()}
+            steps.values, steps.state = [id(value) for value in values], {at: id(value) for at, value in left.tensors.items()}
         wholes = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
-        state = {place: value.detach().clone() for place, value in kept.changes().items()}
-        streams, numbers, contained = Streams.now(), kept.plain(), kept.contained()
+        state, streams = {place: value.detach().clone() for place, value in left.tensors.items()}, Streams.now()
         seen = probes.gradients(self.subject, values, inputs, start) if gradients else None
         if seen and not seen.finite:
             raise Unsuited("its gradients are not numbers")
         return WholeRun(
-            wholes, spec, state, numbers, contained, record.draws, record.reads, record.reads_rows, streams, seen, steps
+            wholes, spec, state, left.numbers, left.contained, record.draws, record.reads, streams, seen, steps
         )  # fmt: skip
 
     @contextmanager
-    def following(self, flat: list[Any]) -> Iterator[Steps | None]:
+    def following(self, flat: list[Any], read: list[Tensor]) -> Iterator[Steps | None]:
         """Operators, and what Python makes of sizes, are noted meanwhile if this look follows them."""
         if not self.follows:
             yield None
@@ -254,17 +253,19 @@ class Trial:
         ]
         buffers = [buffer for module in self.subject.modules for buffer in module._buffers.values() if buffer is not None]
         entered += [(tensor, None) for tensor in (*self.subject.parameters, *buffers)]
-        with counts.watching(1 if self.share.count == 1 else 0) as notes, context.logging([]) as log:
-            yield Steps(log, notes, entered)
+        single = max(self.share.sizes) == 1  # on every rank: all of them must stop
+        with counts.watching(int(single)) as notes, context.logging(rowwise.Log(self.rows if single else 0)) as log:
+            yield Steps(log, notes, read, entered)
 
-    def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, writes: Writes) -> Plan:
+    def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, streams: Streams, writes: Writes) -> Plan:
         if whole.contained:
             raise Unlike(f"it keeps tensors in a container (`.{whole.contained}`)")
         call = Call(self.share, self.ranks, self.gradients)
         replay = Replay(call, whole.draws, writes)
-        streams = Streams.now()
         hows: list[Any] = []
         state: dict[Place, Any] = {}
+        now: dict[Place, Tensor] = {}
+        follow = rowwise.Follow(whole.steps.log, self.share, whole.steps.entered) if whole.steps else None
 
         def accept(local: Local) -> Sequence[Any]:
             if len(replay.layouts) != len(whole.draws):
@@ -273,21 +274,22 @@ class Trial:
                 raise Unlike("it draws random numbers by rows with numpy or `random`")
             if local.spec != whole.spec:
                 raise Unlike("its result has another structure for fewer rows")
-            said = self.said_by_operators(whole.steps, log) if whole.steps else None
+            said = self.said_by_operators(whole.steps, follow) if whole.steps and follow else None
             hows[:] = [self.match(local.values[at], value, at, said) for at, value in enumerate(whole.values)]
-            now = kept.changes()
-            if kept.plain() != whole.plain:
+            left = kept.left()
+            if left.numbers != whole.numbers:
                 raise Unlike("numbers that it keeps on the module depend on the number of rows")
-            if now.keys() != whole.state.keys():
+            if left.tensors.keys() != whole.state.keys():
                 raise Unlike("it leaves other tensors on the module for fewer rows")
+            now.update(left.tensors)
             state.update({place: self.match(now[place], value, place, said) for place, value in whole.state.items()})
             return [hows, [*state.values()], replay.layouts] if whole.steps else ()
 
-        with context.logging([] if whole.steps else None) as log:
+        with context.logging(follow):
             local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
         if isinstance(local, str):
             raise Unlike(self.said(local))
-        now, places = kept.changes(), sorted(state, key=lambda place: (place.module, place.name))
+        places = sorted(state, key=lambda place: (place.module, place.name))
         pairs = [*zip(local.values, whole.values, strict=True), *((now[place], whole.state[place]) for place in places)]
         if whole.steps:  # what the ranks found is alike already
             settled = [*hows, *(state[place] for place in places)]
@@ -305,12 +307,9 @@ class Trial:
             not streams.same_python(whole.streams), whole.reads, whole.writes, self.rows,
         )  # fmt: skip
 
-    def said_by_operators(self, steps: Steps, log: list[rowwise.Step]) -> dict[Any, rowwise.Way]:
-        """Where the outputs, by number, and what is left on modules, by place, have their rows. Raises Unlike."""
-        try:
-            rows = rowwise.follow(steps.log, log, self.share, steps.entered, steps.notes)
-        except rowwise.Unknown as unknown:
-            raise Unlike(str(unknown)) from None
+    def said_by_operators(self, steps: Steps, follow: rowwise.Follow) -> dict[Any, rowwise.Way]:
+        """Where the outputs, by number, and what is left on modules, by place, have their rows. Raises Unknown."""
+        rows = follow.end(steps.notes, steps.read)
         return {key: rows.get(tensor) for key, tensor in (*enumerate(steps.values), *steps.state.items())}
 
     def match(self, local: Any, whole: Any, key: int | Place, said: dict[Any, rowwise.Way] | None) -> Any:
@@ -320,22 +319,26 @@ class Trial:
             if repr(local) != repr(whole):
                 raise Unlike(f"{what} {str(whole)[:40]!r} depends on the rows of the batch together")
             return None
-        how: Any = find(local, whole, self.share, self.within(whole)) if isinstance(local, Tensor) else None
-        if how is not None and said is not None:  # values may fit more than one layout
-            rows = said[key]
-            if isinstance(rows, rowwise.Rows):
-                layout = Layout(rows.dim, rows.outer)
-                how = layout if same(local, layout.cut(whole, self.share), self.within(whole)) else None
-            elif rows is None:
-                how = "same" if how == "plain" and same(local, whole, self.within(whole)) else None
-            else:
-                how = rows if how == "plain" else None
+        how: Any = None
+        if isinstance(local, Tensor) and said is None:
+            how = find(local, whole, self.share, self.within(whole))
+        elif isinstance(local, Tensor) and said is not None:  # values may fit more than one layout
+            how = self.as_said(local, whole, said[key])
         if how is None:
             shape = tuple(local.shape) if isinstance(local, Tensor) else type(local).__name__
             raise Unlike(
                 f"rows mix: {what} of {self.share.count} rows {shape} is no part of that of {self.share.rows} {tuple(whole.shape)}"
             )
         return how
+
+    def as_said(self, local: Tensor, whole: Tensor, rows: rowwise.Way) -> How | None:
+        if isinstance(rows, rowwise.Rows):
+            layout = Layout(rows.dim, rows.outer)
+            fits = layout in layouts(local, whole, self.share)
+            return layout if fits and same(local, layout.cut(whole, self.share), self.within(whole)) else None
+        if rows is None:
+            return "same" if same(local, whole, self.within(whole)) else None
+        return rows if local.shape == whole.shape else None
 
     def put_together(self, hows: Sequence[How | None], pairs: Sequence[tuple[Any, Any]]) -> None:
         """What the ranks have makes what each of them has whole: their weights are the same. Raises Unlike. Collective."""
