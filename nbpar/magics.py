@@ -10,6 +10,7 @@ from traitlets import Unicode
 
 from nbpar import options, ranks
 from nbpar.display import show
+from nbpar.display.closing import duration
 from nbpar.display.stream import name_ranks
 from nbpar.errors import OptionError
 from nbpar.ranks.world import Settings
@@ -97,7 +98,7 @@ def numbered(line: str, cell: str) -> str:
 
 
 def describe(running: Any) -> str:
-    """'2 ranks on host (processes 12, 13), MPICH …, torch …, 1 thread each.'"""
+    """'2 ranks on host (processes 12, 13), MPICH …, torch …, 1 thread each, started in 1.6 s.'"""
     facts = running.facts
     hosts: dict[str, list[int]] = {}
     for rank, host in enumerate(running.hosts):
@@ -106,9 +107,9 @@ def describe(running: Any) -> str:
     for host, there in hosts.items():
         processes = ", ".join(str(running.pids[rank]) for rank in there)
         where.append(f"{host} ({f'ranks {name_ranks(there)}, ' if len(hosts) > 1 else ''}processes {processes})")
-    threads = min(fact["threads"] for fact in facts)
+    threads, start = min(fact["threads"] for fact in facts), running.told()
     text = f"{running.size} ranks on {', '.join(where)}, {facts[0]['mpi']}, torch {facts[0]['torch']}"
-    text += f", {threads} thread{'s' if threads > 1 else ''} each."
+    text += f", {threads} thread{'s' if threads > 1 else ''} each{f', started in {duration(start)}' if start else ''}."
     crowded = [host for host, there in hosts.items() if len(there) > facts[there[0]]["cores"]]
     if running.settings.device == "cpu" and crowded:
         cores = facts[hosts[crowded[0]][0]]["cores"]

@@ -66,13 +66,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a cell afterwards. seconds: wall time in the kernel; bytes_in, bytes_out: values to and from the ranks."""
+    """What is known of a cell afterwards. seconds: wall time in the kernel; bytes_in, bytes_out: values to and from the ranks.
+    start: seconds before it until its ranks were there, 0 if they were."""
 
     cell: Cell
     replies: dict[int, Reply]
     seconds: float
     bytes_in: int
     bytes_out: int
+    start: float = 0.0
 
 
 def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> Any:
@@ -80,9 +82,9 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
 
     Raises what the cell raised if it did so alike on all ranks, CellError if only some failed, RankDied, KeyboardInterrupt.
     """
-    begin = time.perf_counter()
     cell = make_cell(world, code, mode, options)
     revive(world)
+    begin, start = time.perf_counter(), world.told()
     watch = None if cell.quiet else watching(world, cell)
     merged = None
     with Interrupts() as interrupts:
@@ -92,7 +94,7 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
             run_to_the_end(world, exchange)
             merged = settle(world, cell, exchange)
         finally:
-            record = Record(cell, exchange.replies, time.perf_counter() - begin, packed.bytes, merged.bytes if merged else 0)
+            record = Record(cell, exchange.replies, time.perf_counter() - begin, packed.bytes, merged.bytes if merged else 0, start)
             remember(world, record, watch)
     replies = exchange.replies
     if not cell.quiet:

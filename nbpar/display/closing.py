@@ -25,6 +25,8 @@ def line(record: Record) -> str:
     details = next(iter(record.replies.values())).details
     if (seconds := details.get("check seconds", 0.0)) > 0.001:
         parts.append(f"checks of first calls {duration(seconds)}")
+    if record.start:
+        parts.append(f"before it the ranks started, {duration(record.start)}")
     return " · ".join([*parts, *details.get("closing", [])])  # what the mode has to add
 
 

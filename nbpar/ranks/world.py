@@ -83,6 +83,7 @@ class World:
         self.cell = 0
         self.hurt = False
         self.fresh = True  # no cell has been run
+        self.start_seconds = 0.0  # that the last start took, until a person has been told
         self.values = KernelEnd(namespace, self.size)
         self.spread = False  # over several hosts
         self._look_at = 0.0
@@ -131,7 +132,7 @@ class World:
         """Starts the ranks and waits until each has reported. Does nothing if they run. Raises LaunchError."""
         if self.running:
             return self
-        settings = self.settings
+        settings, begin = self.settings, time.perf_counter()
         launcher = launch.find(settings.mpiexec, full=bool(settings.mpi_args or settings.hosts))
         try:
             self._start(launcher)
@@ -139,7 +140,13 @@ class World:
             if not error.early:
                 raise
             self._start(launcher)  # MPICH names its memory by the launcher's process id: one long gone may have left that name
+        self.start_seconds = time.perf_counter() - begin
         return self
+
+    def told(self) -> float:
+        """Seconds that the start took, for the one who tells; 0 if that was told before."""
+        seconds, self.start_seconds = self.start_seconds, 0.0
+        return seconds
 
     def _start(self, launcher: launch.Launcher) -> None:
         machine.allow_files(3 * self.size + 1024)  # three connections a rank, and what the notebook has open

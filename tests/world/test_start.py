@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -124,6 +125,17 @@ def test_sizes_more_than_cores_and_a_new_size_keep_the_variables() -> None:
         assert cell.said == {"1 7"} and "3 ranks are replaced by 1" in cell.stdout
         assert "more ranks than cores" in notebook.run("%parallel start -n 5").stdout
         assert notebook.run("%%parallel\nprint(nbpar.size(), x)").said == {"5 7"}
+
+
+def test_how_long_the_start_took_is_told_once() -> None:
+    with Notebook() as notebook:
+        started = r" · before it the ranks started, [\d.]+ s$"
+        assert re.search(started, notebook.run("%%parallel\npass").closing)
+        assert "started" not in notebook.run("%%parallel\npass").closing
+        assert re.search(r" each, started in [\d.]+ s\.", notebook.run("%parallel restart").stdout)
+        assert "started" not in notebook.run("%%parallel\npass").closing + notebook.run("%parallel status").stdout
+        notebook.run("import os, signal, time\nos.kill(nbpar.world().pids[1], signal.SIGKILL)\ntime.sleep(1)")
+        assert re.search(started, notebook.run("%%parallel\npass").closing)
 
 
 def test_gloo_works_too() -> None:
