@@ -77,11 +77,11 @@ def _frame(frame: FrameType, line: int, rank: int) -> Frame:
 
 
 def _pickled(value: Any, rank: int) -> bytes:
-    if _small(value):
-        try:
+    try:
+        if _small(value):
             return pickle.dumps(value.detach() if hasattr(value, "detach") else value)
-        except Exception:  # it says where it is instead
-            pass
+    except Exception:  # as tensors within torch.vmap: it says where it is instead
+        pass
     return pickle.dumps(OnRank(type(value).__name__, rank))
 
 

@@ -81,6 +81,12 @@ def test_debug_opens_where_all_ranks_raised(notebook: Notebook) -> None:
     assert notebook.value("before") == 8  # it is the notebook's variable
 
 
+def test_values_that_cannot_be_taken_do_not_hide_the_failure(notebook: Notebook) -> None:
+    cell = notebook.run("%%parallel\nimport torch\ntorch.vmap(lambda x: [x][7])(torch.ones(2, 2))", fails=True)
+    assert cell.error == "IndexError" and "During handling" not in cell.traceback
+    assert "<Tensor on rank " in notebook.debug("p x")
+
+
 def test_debug_opens_where_one_rank_raised(notebook: Notebook) -> None:
     notebook.run("before, made = 7, 0")
     code = DIST + "made = 1\ndef odd(rank):\n    again = [rank, 'a']\n    assert not rank, 'odd'\nodd(dist.get_rank())"
