@@ -70,6 +70,12 @@ class ParallelMagics(Magics):
         running = ranks.ensure(self.shell.user_ns, Settings(**given) if given else None)
         show.note(f"{describe(running)} {lost if running is not current else ''}".rstrip())
 
+    def _where(self, _: dict[str, Any]) -> None:
+        """Of all this person's ranks: a notebook whose cell runs cannot ask, another one can."""
+        from nbpar import where
+
+        where.main([])
+
     def _stop(self, _: dict[str, Any]) -> None:
         current = ranks.current()
         lost = current.lost() if current else ""

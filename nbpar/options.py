@@ -163,6 +163,7 @@ COMMANDS = {
     "stop": "ends the ranks",
     "restart": "ends the ranks and starts fresh ones; the notebook's variables stay",
     "status": "says which ranks run, where and on what",
+    "where": "shows each rank's Python stack and the call it waits in, of all notebooks: one whose cell runs cannot ask",
     "plan": "shows who would hold what and what it would cost, without starting a rank: `plan model -n 4`",
     "config": "keeps a choice for all cells: `config show=split,timeline`; says what is kept",
 }

@@ -37,17 +37,20 @@ def test_slow_ranks_are_left_alone(notebook: Notebook) -> None:
     assert cell.said == {"done"}
 
 
-def test_where_shows_stacks_and_collectives(notebook: Notebook) -> None:
+def test_where_shows_stacks_and_collectives_in_a_terminal_and_in_another_notebook(notebook: Notebook) -> None:
     left = [tempfile.mkdtemp(prefix="nbpar-") for _ in range(4)]  # as by ranks that were killed with their kernel
     for folder in left:
         with socket.socket(socket.AF_UNIX) as door:
             door.bind(f"{folder}/where-0")
-    message = notebook.send(f"{DIST}def deep():\n    time.sleep(5)\nif dist.get_rank(): deep()\ndist.barrier()")
-    time.sleep(1.5)
-    told = subprocess.run([sys.executable, "-m", "nbpar", "where"], capture_output=True, text=True, check=True).stdout
+    with Notebook() as other:
+        message = notebook.send(f"{DIST}def deep():\n    time.sleep(5)\nif dist.get_rank(): deep()\ndist.barrier()")
+        time.sleep(1.5)
+        told = subprocess.run([sys.executable, "-m", "nbpar", "where"], capture_output=True, text=True, check=True).stdout
+        also = other.run("%parallel where").stdout
     notebook.collect(message)
     for folder in left:
         shutil.rmtree(folder)
     for pid in notebook.value("nbpar.world().pids"):
-        assert f"process {pid}" in told
+        assert f"process {pid}" in told and f"process {pid}" in also
     assert "in deep" in told and "waits in barrier #0" in told
+    assert "in deep" in also and "waits in barrier #0" in also
