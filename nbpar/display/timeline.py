@@ -50,9 +50,38 @@ class Timeline:
 
     def window(self, first: int = -3, count: int = 3) -> tuple[float, float]:
         """Start and end of so many steps; negative: from the end."""
-        steps = self.steps()
-        first = max(0, min(first if first >= 0 else len(steps) + first, len(steps) - 1))
+        steps, first = self.steps(), self._at(first)
         return steps[first][0], steps[min(first + count, len(steps)) - 1][1]
+
+    def passes(self, steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """(start of the first forward, end of the last backward) over all ranks in each of these steps: what a plan is about."""
+        begins, ends = (np.array(side) for side in zip(*steps, strict=True))
+        first, last = ends.copy(), begins.copy()
+        for columns in self.phases.values():
+            middle = (columns["start"] + columns["end"]) / 2
+            step = np.searchsorted(ends, middle)
+            taken = (columns["phase"] != PHASES.index("update")) & (middle >= begins[0]) & (step < len(steps))
+            np.minimum.at(first, step[taken], columns["start"][taken])
+            np.maximum.at(last, step[taken], columns["end"][taken])
+        return list(zip(first.tolist(), last.tolist(), strict=True))
+
+    def waited(self, first: int = -3, count: int = 3) -> float:
+        """The share of the forward and backward passes of some steps in which ranks wait, beside which `predicted` can be put."""
+        passes = [(a, b) for a, b in self.passes(self.steps()[self._at(first) :][:count]) if b > a]
+        whole = sum(b - a for a, b in passes) * len(self.ranks)
+        waits = [
+            min(span.end, b) - max(span.start, a)
+            for rank in self.ranks
+            for a, b in passes
+            for span in self.spans(rank, a, b)
+            if span.phase == "wait"
+        ]
+        return sum(waits) / whole if whole else 0.0
+
+    def _at(self, first: int) -> int:
+        """A step's number; negative: from the end."""
+        total = len(self.steps())
+        return max(0, min(first if first >= 0 else total + first, total - 1))
 
     def spans(self, rank: int, start: float = -np.inf, end: float = np.inf) -> list[Span]:
         """What a rank did, without overlaps, in order: phases, and within them communication and waiting."""
@@ -101,8 +130,7 @@ class Timeline:
     def grid(self, first: int = -3, count: int = 3) -> Grid:
         """Time × ranks over a window of steps; in each cell what took most of that time."""
         start, end = self.window(first, count)
-        total = len(self.steps())
-        at = max(0, min(first if first >= 0 else total + first, total - 1))
+        total, at = len(self.steps()), self._at(first)
         shares = self.shares(start, end)
         which = f"steps {at + 1}–{min(at + count, total)} of {total}" if total > 1 else "the whole cell"
         return Grid(
@@ -112,14 +140,14 @@ class Timeline:
             tuple(f"rank {rank}" for rank in self.ranks),
             tuple(duration((end - start) * k / BINS) for k in range(BINS)),
             tuple(tuple(self._bins(rank, start, end)) for rank in self.ranks),
-            footer=self.summary(shares),
+            footer=self.summary(shares, self.waited(first, count)),
         )
 
-    def summary(self, shares: Mapping[str, float]) -> str:
+    def summary(self, shares: Mapping[str, float], waited: float) -> str:
         parts = [f"{name if name != 'compute' else 'other Python'} {share:.0%}" for name, share in shares.items()]
         parts[4] += " (measured)"
         if self.predicted is not None:
-            parts[4] += f", {self.predicted:.0%} predicted"
+            parts[4] += f"; of forward and backward alone {waited:.0%}, {self.predicted:.0%} predicted"
         return joined(parts)
 
     def _bins(self, rank: int, start: float, end: float) -> Iterator[Cell]:
@@ -161,6 +189,7 @@ class Timeline:
             "steps": [round((b - start) * 1e6) for _, b in steps[at:]],
             "rows": rows,
             "labels": list(labels),
+            "passes": [[round((a - start) * 1e6), round((b - start) * 1e6)] for a, b in self.passes(steps[at:])],
             "predicted": self.predicted,
         }
 

@@ -137,6 +137,11 @@ def test_shares_are_those_of_the_trace(timeline: Timeline) -> None:
     )
 
 
+def test_waiting_is_put_beside_the_prediction_within_the_passes(timeline: Timeline) -> None:
+    assert timeline.passes(timeline.steps()) == [(0.0, 8.0), (10.0, 18.0)]
+    assert timeline.waited(0, 2) == timeline.waited(1, 1) == pytest.approx(2 / 16)
+
+
 def test_spans_do_not_overlap(timeline: Timeline) -> None:
     for rank in (0, 1):
         spans = timeline.spans(rank)
@@ -150,7 +155,7 @@ def test_the_grid_says_what_took_most_of_each_column(timeline: Timeline) -> None
     assert states.count("forward") == pytest.approx(60 * 8 / 19.5, abs=2)
     assert states.count("wait") == pytest.approx(60 * 4 / 19.5, abs=2)
     assert "wait 10%" in grid.footer or "wait 11%" in grid.footer
-    assert "25% predicted" in grid.footer
+    assert "of forward and backward alone 12%, 25% predicted" in grid.footer
     assert "rank 0" in text(grid)
 
 

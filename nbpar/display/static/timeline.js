@@ -74,12 +74,25 @@ function drawTimeline(data, palette) {
     say(sums, (end - start) * data.rows.length, first, last);
   }
 
+  function waited(first, last) {
+    let waits = 0, whole = 0;
+    for (const [start, end] of data.passes.slice(first, last + 1)) {
+      whole += Math.max(0, end - start) * data.rows.length;
+      for (const [begin, length, phase] of data.rows.flat()) {
+        if (phase === "wait") waits += Math.max(0, Math.min(begin + length, end) - Math.max(begin, start));
+      }
+    }
+    return Math.round((100 * waits) / Math.max(1, whole));
+  }
+
   function say(sums, whole, first, last) {
     const part = (phase) => `${Math.round((100 * (sums[phase] ?? 0)) / Math.max(1, whole))}%`;
     const wanted = ["forward", "backward", "update", "communicate", "wait"].map((phase) => `${palette[phase][1]} ${part(phase)}`);
     let text = `Measured, ${first === last ? name(first) : `steps ${data.first + first + 1} to ${data.first + last + 1} of ${data.total}`}: `;
     text += wanted.join(" · ");
-    if (data.predicted !== null) text += ` (predicted ${Math.round(100 * data.predicted)}%)`;
+    if (data.predicted !== null) {
+      text += ` (of forward and backward alone ${waited(first, last)}%, predicted ${Math.round(100 * data.predicted)}%)`;
+    }
     if (summary.textContent !== text) summary.textContent = text;
     canvas.setAttribute("aria-label", `Time by rank. ${text}`);
   }
