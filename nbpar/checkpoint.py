@@ -58,6 +58,13 @@ def load(*what: Any) -> Any:
     return _into(values[0], path, place) if values else _anew(path, place)
 
 
+def gathered(path: str) -> Any:
+    """What `load(path)` gives, as values of this process: for ranks that cannot see the folder."""
+    from nbpar.parallel.model import store
+
+    return store.whole(path)
+
+
 def _into(values: Any, path: Any, place: str) -> Any:
     named = _named(values)
     if refs := _refs(named):

@@ -155,6 +155,7 @@ class Exchange:
         """All ranks have done their part of it. It counts if all of them could."""
         parts, self._parts = self._parts, {}
         if all(part.header for part in parts.values()):
+            parts = {rank: self._world.snapshots.write(part) for rank, part in parts.items()}
             self.snapshot = parts[self._cell.ranks[0]]
             if "place" in self.snapshot.header:
                 self._world.snapshots.take(self.snapshot.header, self._world.namespace)

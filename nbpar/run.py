@@ -133,9 +133,10 @@ def revive(world: World) -> None:
     world.start()
     facts, world.snapshots.awaited = world.snapshots.awaited, None
     if facts and (names := [name for name in facts["names"] if isinstance(world.namespace.get(name), RankRef)]):
-        found = checkpoint.load(facts["place"])
+        found = checkpoint.gathered(facts["place"]) if world.spread else checkpoint.load(facts["place"])
         world.namespace.update((name, found[name]) for name in names)
-        show.note(f"{', '.join(names)}: on the ranks as of optimiser step {facts['step']} of the cell in which the others ended.")
+        where = "in the notebook" if world.spread else "on the ranks"
+        show.note(f"{', '.join(names)}: {where} as of optimiser step {facts['step']} of the cell in which the others ended.")
 
 
 def result(value: Any, replies: Mapping[int, Reply]) -> Any:
@@ -210,7 +211,7 @@ def send_tasks(world: World, cell: Cell) -> Any:
         out=cell.out,
         keep=cell.keep,
         check=cell.check,
-        snapshots="" if world.spread else world.snapshots.folder,
+        snapshots=world.snapshots.folder,
         watched=not cell.quiet,
     )
     whole = Message("task", task, packed.frames)

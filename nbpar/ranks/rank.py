@@ -18,6 +18,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from nbpar.ranks.guard import fork_guarded
@@ -86,7 +88,8 @@ class Rank:
         self.ahead = clock_ahead(world) if len(set(self.hosts)) > 1 else 0.0
         self.comm, self.patient, self.parallel = comm, patient, parallel
         self.shell = make_shell(self.outlet, self.rank)
-        self.values = RankEnd(self.shell.user_ns, self.rank, world.size, shared=os.environ["NBPAR_SPREAD"] == "0")
+        self.spread = os.environ["NBPAR_SPREAD"] != "0"  # over several hosts
+        self.values = RankEnd(self.shell.user_ns, self.rank, world.size, shared=not self.spread)
         self.random = RandomStates()
         self.io.steps = self.steps = Steps()
         self.io.progress = self.progress = Progress(comm.trace)
@@ -214,37 +217,43 @@ class Rank:
 
     def snapshot(self, task: Any, report: Any, step: int) -> None:
         """What the cell would leave if it ended now. All ranks take part, for a value may be spread over them. Rank 0 sends it; of
-        what stays on the ranks each writes its part; a rank that cannot says that there is none."""
+        what stays on the ranks each writes its part, or sends it to the kernel's host; a rank that cannot says that there is none.
+        """
         from nbpar.ranks.channel import Message
 
         facts = {"step": step, "states": self.random.capture()}
-        values = None
+        values, part = [], None
         with report.at_end() as left:
             if left is not None:
                 stays = {**self._keep(task, left.kept), **self.values.stayed()}
-                if (not stays or self._written(task, stays, left, facts)) and self.rank == 0:
+                part = self._part(task, stays, left, facts) if stays else []
+                if part is not None and self.rank == 0:
                     values = self.values.snapshot(task.number, left.others, out=task.out, keep=stays)
-        there = left is not None and (not stays or "place" in facts)
-        self.io.messages.append(Message("snapshot", facts if there else None, values or ()))
+        self.io.messages.append(Message("snapshot", None if part is None else facts, [*values, *(part or ())]))
         self.outlet.nudge()
 
-    def _written(self, task: Any, stays: Any, left: Any, facts: dict[str, Any]) -> bool:
-        """Writes this rank's part of what stays on the ranks; whether that went well. If not, the cell goes on without."""
+    def _part(self, task: Any, stays: Any, left: Any, facts: dict[str, Any]) -> list[bytes] | None:
+        """Writes this rank's part of what stays on the ranks; its files' contents if the kernel cannot see them. None if that
+        failed: the cell goes on without."""
         from torch.distributed.checkpoint.api import CheckpointException
 
         from nbpar.parallel.model import store
 
-        if not task.snapshots:
-            return False
         values = {name: self.shell.user_ns[name] for name in sorted(stays)}
         place = f"{task.snapshots}/{task.count}-{task.number}-{facts['step']}"
-        try:
-            os.makedirs(task.snapshots, mode=0o700, exist_ok=True)
-            store.write_part(values, place, left.others, self.rank, self.values.size)
-        except (Exception, CheckpointException):
-            return False
         facts.update(place=place, names=list(values), mode="model" if left.kept else "data")
-        return True
+        try:
+            if not self.spread:
+                os.makedirs(task.snapshots, mode=0o700, exist_ok=True)
+                store.write_part(values, place, left.others, self.rank, self.values.size)
+                return []
+            with TemporaryDirectory(prefix="nbpar-part-") as folder:
+                store.write_part(values, folder, left.others, self.rank, self.values.size)
+                files = {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+        except (Exception, CheckpointException):
+            return None
+        facts["files"] = list(files)
+        return list(files.values())
 
     def _in_mode(self, task: Any) -> tuple[Any, Any]:
         from nbpar.errors import PeerFailed, Unsupported

@@ -9,8 +9,11 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from nbpar.ranks.channel import Message
 from nbpar.values.refs import RankRef
 
 PREFIX = os.path.join(tempfile.gettempdir(), "nbpar-snapshots-")
@@ -19,7 +22,8 @@ PREFIX = os.path.join(tempfile.gettempdir(), "nbpar-snapshots-")
 class Snapshots:
     """The newest one is kept, until the notebook's kernel ends: while the next one is written there are two.
 
-    folder: made by the ranks when they need it. awaited: facts of the one that the next ranks are to begin with, or None.
+    folder: made when it is needed, by the ranks if they are on this host.
+    awaited: facts of the one that the next ranks are to begin with, or None.
     saved: names of what the running cell's last one holds, if there is one.
     """
 
@@ -29,6 +33,17 @@ class Snapshots:
         self.saved: frozenset[str] = frozenset()
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         forget_the_dead()
+
+    def write(self, part: Message) -> Message:
+        """A rank's message without the files that it has sent from another host; these are in the folder then."""
+        names = part.header.get("files", ())
+        values = len(part.frames) - len(names)
+        for name, content in zip(names, part.frames[values:], strict=True):
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            path = Path(part.header["place"], name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return replace(part, frames=part.frames[:values])
 
     def take(self, facts: Mapping[str, Any], namespace: Mapping[str, Any]) -> None:
         """The ranks have written one. facts: place, its folder; names, of what is in it; step; mode: that can have it."""

@@ -34,7 +34,7 @@ class Task:
     out: frozenset[str] | None = None
     keep: frozenset[str] = frozenset()
     check: int = 0  # optimiser steps after which the cell is compared with one process; 0: not at all
-    snapshots: str = ""  # the folder for models that stay on the ranks; none where ranks are on several hosts
+    snapshots: str = ""  # the folder of the kernel's host for models that stay on the ranks
     watched: bool = True  # whether anybody looks at the cell while it runs, or at its timeline
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from nbpar.errors import LaunchError, OptionError
 from nbpar.ranks import hosts as places
 from nbpar.ranks.world import Settings, World
+from tests.faults import test_snapshots as snapshots
 from tests.hosts.conftest import start
 from tests.hosts.rig import Hosts
 from tests.notebook import Notebook
@@ -64,6 +66,24 @@ def train(model):
     shown = str(spread.run("%%parallel data --show split,live\nloss = train(model)").shown)
     assert "rank 3 on b" in shown and "0 on a" in shown
     assert spread.value("max(begins := nbpar.last().timeline.begin.values()) - min(begins)") < 60, "clocks are 1000 s apart"
+
+
+@pytest.mark.parametrize("mode", ["data", "model"])
+def test_what_stays_is_in_the_notebook_after_a_death(spread: Notebook, hosts: Hosts, mode: str) -> None:
+    """The kernel's host has the snapshot; nothing of it is left on the others."""
+    left = set(Path(tempfile.gettempdir()).glob("nbpar-part-*"))
+    spread.run(snapshots.SGD)
+    made, die = f"{snapshots.MAKE}\nbegun = time.time()", snapshots.DIE.replace("== 1", "== 3")
+    keep = f"%%parallel {mode} --keep model,opt --snapshot 0.5"
+    cell = spread.run(keep + made + snapshots.LOOP.format(steps=100_000, then=die), fails=True)
+    assert cell.error == "RankDied" and "rank 3" in cell.traceback and " on b)" in cell.traceback, cell
+    step = int(cell.stdout.rpartition("after optimiser step ")[2].split(".")[0])
+    cell = spread.run(f"%%parallel {mode}" + snapshots.LOOP.format(steps=3, then="pass"))
+    assert f"model, opt: in the notebook as of optimiser step {step} of the cell in which the others ended." in cell.stdout
+    assert spread.value("(type(model).__name__, nbpar.world().hosts)") == ("Sequential", ["a", "a", "b", "b"])
+    spread.run("there = state()\n" + snapshots.SGD + snapshots.MAKE + snapshots.LOOP.format(steps=step + 3, then="pass"))
+    assert spread.value("apart(there, state())") < 1e-12
+    assert set(Path(tempfile.gettempdir()).glob("nbpar-part-*")) == left
 
 
 def test_large_values_go_once_to_each_host(spread: Notebook, hosts: Hosts) -> None:

@@ -98,6 +98,15 @@ def read(path: str, *, split: bool) -> dict[str, Any]:
     return values
 
 
+def whole(path: str) -> dict[str, Any]:
+    """The values that were written, all of them in this process."""
+    made: dict[str, Tensor] = {}
+    values: dict[str, Any] = _Unpickler(io.BytesIO(Path(path, STRUCTURE).read_bytes()), made).load()
+    _settle(values, {id(value): (value, None) for value in made.values()})
+    load(_held(values, {id(value): key for key, value in made.items()}), storage_reader=reader(path), no_dist=True)
+    return values
+
+
 def fill(values: Values, path: str, *, alone: bool = False) -> None:
     """Reads into tensors that are there, in place. Raises OptionError where a tensor is not in the checkpoint."""
     names = _names(values)
