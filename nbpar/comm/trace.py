@@ -84,6 +84,7 @@ class Trace:
         self._end = array("d", bytes(8 * limit))
         self._count = itertools.count()
         self._first = self._next = 0  # the cell's calls are those from _first up to _next
+        self._ended = self._looked_at = 0  # all before the first have ended; how far the last look for unfinished ones went
         self._kinds: dict[Any, int] = {}
         self._sequences: dict[Any, int] = {}
         self._belongs: Callable[[str], bool] | None = None
@@ -94,7 +95,7 @@ class Trace:
 
     def start(self, cell_filenames: Container[str] | Callable[[str], bool] = ()) -> None:
         """Begin a cell. cell_filenames: the code file names that are the user's cell, as a set or a predicate."""
-        self._first = self._next = next(self._count) + 1
+        self._first = self._next = self._ended = self._looked_at = next(self._count) + 1
         self._kinds, self._sequences, self._known = {}, {}, {}
         self._waiting, self._waited = None, 0.0
         if callable(cell_filenames):
@@ -205,12 +206,9 @@ class Trace:
         """
         call = waiting = self.waiting
         if call is None:
-            places = self._places()
-            sends = np.array([key[1] == "send" for key in list(self._kinds)] or [False])
-            unfinished = places[(self._taken(self._end, places) == 0.0) & ~sends[self._taken(self._kind, places)]]
-            if not len(unfinished):
+            call = self._oldest_unfinished()
+            if call is None:
                 return None
-            call = int(unfinished[0])
         place = call & self._mask
         kind = Kind(*list(self._kinds)[self._kind[place]])
         return Call(
@@ -225,6 +223,19 @@ class Trace:
             bool(self._own[place]),
             waiting is not None,
         )
+
+    def _oldest_unfinished(self) -> int | None:
+        """Of all but messages sent. Asked every second: what had ended at the look before is not looked at again.
+
+        What has ended at this look is: another thread may have taken an earlier number and be about to begin.
+        """
+        mask, ends, kind, end = self._mask, self._end, self._kind, self._next
+        sends = {number for number, key in enumerate(list(self._kinds)) if key[1] == "send"}
+        calls = range(max(self._first, self._ended, end - mask - 1), end)  # a few: numpy would take longer
+        oldest = next((call for call in calls if ends[call & mask] == 0.0 and kind[call & mask] not in sends), None)
+        self._ended = min(self._looked_at, end if oldest is None else oldest)
+        self._looked_at = end
+        return oldest
 
     def begun(self) -> dict[Any, int]:
         """How many calls this rank has begun in the cell, by group, messages by (operation, group, peer)."""

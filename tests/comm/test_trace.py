@@ -186,6 +186,20 @@ def test_a_message_that_nobody_waits_for_is_no_wait() -> None:
     assert (call := trace.current()) and call.operation == "send" and call.blocks
 
 
+def test_the_oldest_unfinished_call_is_found_look_after_look() -> None:
+    trace = Trace(limit=8)
+    trace.start()
+    for round in range(20):  # more calls than are kept
+        first, second = (trace.begin("g", name, torch.ones(2), 8) for name in ("all_reduce", "broadcast"))
+        assert (call := trace.current()) and (call.operation, call.sequence) == ("all_reduce", 2 * round)
+        trace.end(first)
+        assert (call := trace.current()) and (call.operation, call.sequence) == ("broadcast", 2 * round + 1)
+        trace.end(second)
+        assert trace.current() is None
+    trace.start()
+    assert trace.current() is None
+
+
 def test_waiting_is_timed() -> None:
     trace = Trace(limit=8)
     trace.start()
