@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from nbpar.ranks.world import World
     from nbpar.run import Cell
 
-TICK = 0.05  # seconds between two looks at output that waits and at interrupts
+TICK = 0.05  # seconds between two looks at output that waits
+IDLE = 0.5  # seconds after which the ranks' host and launcher are looked at, however quiet it is
 PATIENCE = 5.0  # seconds after an interrupt until the person is told of ranks that do not answer
 LOOK = 1.0  # seconds between two looks at where the ranks are
 STEP = 2.0  # seconds after an interrupt in which a lockstep cell may come to its next optimiser step
@@ -31,9 +32,15 @@ USELESS = 0.5  # seconds that they may go on after that
 
 
 class Interrupts:
-    """Counts SIGINTs instead of raising, so that no step of a cell is left half done. Only the main thread gets any."""
+    """Counts SIGINTs instead of raising, so that no step of a cell is left half done. Only the main thread gets any.
+
+    heard: called at each, to end a waiting.
+    """
 
     count = 0
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self._heard = heard
 
     def __enter__(self) -> Interrupts:
         self._main = threading.current_thread() is threading.main_thread()
@@ -43,6 +50,7 @@ class Interrupts:
 
     def _handle(self, _number: int, _frame: Any) -> None:
         self.count += 1
+        self._heard()
 
     def __exit__(self, *_: object) -> None:
         if self._main:
@@ -79,7 +87,7 @@ class Exchange:
         """Until every rank has replied. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
         with self._output() as fold:
             while self._unfinished():
-                for message in self._world.events(TICK):
+                for message in self._world.events(self._patience(fold)):
                     self._take(message, fold)
                 if self._printed and fold.flush(time.monotonic()):
                     show.flush()
@@ -91,6 +99,15 @@ class Exchange:
                 self._ask_for_snapshots()
         self._world.fresh = False
         self.replies = {rank: self.replies[rank] for rank in self._cell.ranks}
+
+    def _patience(self, fold: Fold) -> float:
+        """Seconds until there may be something to do though nobody says anything."""
+        if fold.waiting:
+            return TICK
+        due = min(self._asked_at, self._snapshot_at, self._end_waiting_at, self._useless_at, self._stop_now_at, self._tell_at)
+        if self._watch is not None:
+            due = min(due, self._watch.due)
+        return max(TICK, min(due - time.monotonic(), IDLE))
 
     def _draw(self) -> None:
         """The panels. A picture that fails is no failure of the cell."""
@@ -133,7 +150,7 @@ class Exchange:
             if self._watch is not None:
                 self._watch.feed(message)
         elif message.kind == "progress":
-            self._world.memory[message.rank] = message.header.memory
+            self._world.memory[message.rank] = message.header[-1].memory
             if self._watch is not None:
                 self._watch.feed(message)
         elif message.kind == "reply":

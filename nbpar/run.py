@@ -87,7 +87,7 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
     begin, start = time.perf_counter(), world.told()
     watch = None if cell.quiet else watching(world, cell)
     merged = None
-    with Interrupts() as interrupts:
+    with Interrupts(world.nudge) as interrupts:
         packed = send_tasks(world, cell)
         exchange = Exchange(world, cell, interrupts, watch)
         try:
@@ -269,7 +269,7 @@ def remember(world: World, record: Record, watch: Watch | None) -> None:
     if watch is not None:
         for rank, reply in replies.items():
             if reply.pulse:
-                watch.live.feed(rank, reply.pulse)
+                watch.live.feed(rank, (reply.pulse,))
         watch.live.finish({rank: reply.failure is not None for rank, reply in replies.items()})
     last = keep(Last(record, watch.live if watch else None, lambda full: plan_of(world, cell, replies, full=full)))
     try:

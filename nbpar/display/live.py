@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from nbpar.display.closing import duration, size_of
@@ -21,30 +20,33 @@ class Live:
         self.hosts = hosts
         self.names = [f"{rank} on {hosts[rank]}" if hosts else str(rank) for rank in ranks]
         self.pulses: dict[int, Pulse] = {rank: Pulse() for rank in ranks}
+        self._told: dict[int, Sequence[Pulse]] = {rank: (pulse,) for rank, pulse in self.pulses.items()}
         self.lines = Lines(ranks)
         self.heard = False
 
-    def feed(self, rank: int, pulse: Pulse) -> None:
-        self.pulses[rank] = pulse
+    def feed(self, rank: int, pulses: Sequence[Pulse]) -> None:
+        """What a rank tells, oldest first."""
+        self._told[rank], self.pulses[rank] = pulses, pulses[-1]
         self.heard = True
-
-    def phases(self) -> dict[int, str]:
-        """Each rank's phase; one that is in a call while another still computes waits for it."""
-        computing = any(pulse.phase not in ("communicate", "done", "error") for pulse in self.pulses.values())
-        return {rank: "wait" if pulse.phase == "communicate" and computing else pulse.phase for rank, pulse in self.pulses.items()}
 
     def finish(self, failed: Mapping[int, bool]) -> None:
         """The cell has ended. failed: whether it did so in an exception, by rank."""
         for rank, pulse in self.pulses.items():
-            self.pulses[rank] = replace(pulse, phase="error" if failed.get(rank, True) else "done")
+            self.feed(rank, (pulse._replace(phase="error" if failed.get(rank, True) else "done"),))
         self.lines.close()
 
-    def rows(self) -> list[list[Any]]:
-        """For the page: [phase, progress in words, share done in ‰ or -1, steps a second, memory, sent, busy in %, last line]."""
-        phases = self.phases()
+    def pictures(self) -> list[tuple[list[list[Any]], str]]:
+        """For the page: rows and summary of the moments that ranks have told of last, oldest first."""
+        moments = max(map(len, self._told.values()))
+        at = [{rank: told[max(-len(told), k)] for rank, told in self._told.items()} for k in range(-moments, 0)]
+        return [(self.rows(pulses), summary(pulses)) for pulses in at]
+
+    def rows(self, pulses: Mapping[int, Pulse]) -> list[list[Any]]:
+        """[phase, progress in words, share done in ‰ or -1, steps a second, memory, sent, busy in %, last line]."""
+        shown = phases(pulses)
         return [
             [
-                phases[rank],
+                shown[rank],
                 progress(pulse),
                 -1 if (share := done(pulse)) is None else round(share * 1000),
                 round(pulse.rate, 1),
@@ -53,25 +55,13 @@ class Live:
                 round(pulse.busy * 100),
                 shorten(self.lines.last(rank), LINE),
             ]
-            for rank, pulse in self.pulses.items()
+            for rank, pulse in pulses.items()
         ]
-
-    def summary(self) -> str:
-        """The slowest rank and by how much: the one that waits least for the others."""
-        if len(self.pulses) < 2 or not self.heard:
-            return ""
-        busy = {rank: pulse.busy for rank, pulse in self.pulses.items()}
-        slowest = max(busy, key=lambda rank: busy[rank])
-        mean = sum(busy.values()) / len(busy)
-        excess = busy[slowest] / mean - 1 if mean else 0.0
-        if excess < 0.02:
-            return "the ranks are evenly busy"
-        return f"rank {slowest} is the slowest: it computes {excess:.0%} more than the ranks' mean"
 
     def grid(self) -> Grid:
         """How the ranks ended, as a table."""
         cells = []
-        for row in self.rows():
+        for row in self.rows(self.pulses):
             phase, words, share, rate, memory, sent, busy, line = row
             cells.append(
                 (
@@ -92,9 +82,28 @@ class Live:
             tuple(f"rank {name}" for name in self.names),
             ("phase", "progress", "steps", "memory", "sent", "busy", "last line"),
             tuple(cells),
-            footer=self.summary(),
+            footer=summary(self.pulses),
             explained=False,
         )
+
+
+def phases(pulses: Mapping[int, Pulse]) -> dict[int, str]:
+    """Each rank's phase; one that is in a call while another still computes waits for it."""
+    computing = any(pulse.phase not in ("communicate", "done", "error") for pulse in pulses.values())
+    return {rank: "wait" if pulse.phase == "communicate" and computing else pulse.phase for rank, pulse in pulses.items()}
+
+
+def summary(pulses: Mapping[int, Pulse]) -> str:
+    """The slowest rank and by how much: the one that waits least for the others. Empty before all have told something."""
+    if len(pulses) < 2 or not all(pulse.seconds for pulse in pulses.values()):
+        return ""
+    busy = {rank: pulse.busy for rank, pulse in pulses.items()}
+    slowest = max(busy, key=lambda rank: busy[rank])
+    mean = sum(busy.values()) / len(busy)
+    excess = busy[slowest] / mean - 1 if mean else 0.0
+    if excess < 0.02:
+        return "the ranks are evenly busy"
+    return f"rank {slowest} is the slowest: it computes {excess:.0%} more than the ranks' mean"
 
 
 def done(pulse: Pulse) -> float | None:

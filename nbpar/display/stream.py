@@ -133,6 +133,11 @@ class Fold:
         elif text.endswith("\n"):
             returned.discard(name)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something that `flush` will show in a moment, though nothing is fed."""
+        return any(self._queues.values())
+
     def flush(self, now: float) -> bool:
         """Shows all that can be shown by now; whether there was anything since the last time."""
         self._meet()

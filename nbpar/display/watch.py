@@ -1,11 +1,12 @@
 """The panels of a running cell: they appear once it has run for two seconds, move ten times a second, and stay as its end.
 
-Everything is published by the thread that waits for the cell.
+Everything is published by the thread that waits for the cell, when the ranks have told how far they are. As they tell of two
+moments at once, the page is sent two pictures at once, and shows the second a tenth of a second after the first; of many ranks it
+is sent the newest only.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from nbpar.display import show
 from nbpar.display.live import Live
 from nbpar.display.panels import Panels, Section, split_section
 from nbpar.ranks.channel import Message
+from nbpar.ranks.pulse import PERIOD, TOGETHER
 
 if TYPE_CHECKING:
     from nbpar.display.widget import Page
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 AFTER = 2.0  # seconds
 AHEAD = 0.2  # seconds before, in which ranks are asked how far they are
-PERIOD = 0.1
+GATHER = 0.05  # seconds from one rank's telling to the picture, at most: ranks of one host tell at the same moments
+EVERY = PERIOD * TOGETHER  # seconds between two messages
 BUDGET = 16_000  # bytes a second
+NEVER = float("inf")
 
 
 class Watch:
@@ -47,10 +51,13 @@ class Watch:
         self._drawn = show.has_page()
         self._late = time.monotonic() + AFTER
         self._next = 0.0 if asked else self._late
-        self._ask_at = float("inf") if not names else 0.0 if asked else self._late - AHEAD
+        self._ask_at = NEVER if not names else 0.0 if asked else self._late - AHEAD
         self._stage = 0  # 1: what is known before the first step is shown, 2: what moves too
         self._page: Page | None = None
         self._place = ""
+        self._most = TOGETHER  # pictures in a message
+        self._told: set[int] = set()  # since the last picture
+        self._first = NEVER  # when the first of them did
 
     def feed(self, message: Message) -> None:
         """Output or a pulse of a rank."""
@@ -60,22 +67,47 @@ class Watch:
             self.live.lines.feed(message.rank, message.header)
         else:
             self.live.feed(message.rank, message.header)
+            self._told.add(message.rank)
+            self._first = min(self._first, time.monotonic())
+
+    @property
+    def due(self) -> float:
+        """From when on `tick` has something to do, if ranks say nothing before: seconds as of `time.monotonic()`."""
+        return min(self._ask_at, self._draw_at)
+
+    @property
+    def _draw_at(self) -> float:
+        if not self._drawn:
+            return NEVER
+        if self._stage < 2:
+            return self._next
+        if "live" not in self._names or self._page is None:
+            return NEVER
+        return max(self._next, self._first + (0.0 if len(self._told) == len(self.live.pulses) else GATHER))
 
     def tick(self, now: float) -> None:
         """Called over and over while the cell runs. now: `time.monotonic()`."""
         if now >= self._ask_at:
-            self._ask_at = float("inf")
+            self._ask_at = NEVER
             self._ask()
-        if now < self._next or not self._drawn:
+        if now < self._draw_at:
             return
-        stage = 2 if now >= self._late else 1
-        if stage > self._stage:
-            self._stage = stage
+        if self._stage == 2:
+            self._move(now)
+        else:
+            self._stage = 2 if now >= self._late else 1
+            self._next = self._late
             self._show(Panels(tuple(self._sections())))
-            self._next = now + PERIOD if stage == 2 else self._late
-        elif "live" in self._names and self._page is not None:
-            self._page.move(state := self._rows())
-            self._next = max(self._next, now - PERIOD) + max(PERIOD, len(json.dumps(state)) / BUDGET)
+        self._told.clear()
+        self._first = NEVER
+
+    def _move(self, now: float) -> None:
+        assert self._page is not None
+        state = self._state()
+        pictures = state["pictures"] = state["pictures"][-self._most :]
+        size = self._page.move(state)
+        self._most = TOGETHER if TOGETHER * size / len(pictures) < BUDGET * EVERY else 1
+        self._next = now + size / BUDGET
 
     def _sections(self) -> Iterator[Section]:
         if "split" in self._names and (plan := self._plan()) is not None:
@@ -90,13 +122,13 @@ class Watch:
         if not panels.sections:
             return
         if self._page is None:
-            self._page = Page(panels, self._rows())
+            self._page = Page(panels, self._state())
         else:
             self._page.show(panels)
         self._place = show.panels(self._page.bundle(), self._place)
 
-    def _rows(self, *, done: bool = False) -> dict[str, Any]:
-        return {"ranks": self.live.names, "rows": self.live.rows(), "summary": self.live.summary(), "done": done}
+    def _state(self, *, done: bool = False) -> dict[str, Any]:
+        return {"ranks": self.live.names, "pictures": self.live.pictures(), "done": done}
 
     def end(self, last: Last) -> None:
         """The cell has ended: what is shown becomes its true end. Panels that were asked for appear even now."""
@@ -108,4 +140,4 @@ class Watch:
             return
         self._show(panels)
         if self._page is not None:
-            self._page.live = self._rows(done=True)
+            self._page.live = self._state(done=True)

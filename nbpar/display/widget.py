@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Page(anywidget.AnyWidget):
-    """sections: `Panels.state()`. live: `Live.rows()` and a summary, ten times a second."""
+    """sections: `Panels.state()`. live: pictures to show one after the other, a tenth of a second apart; the last one stays."""
 
     _esm = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS)
     _css = STATIC / "panels.css"
@@ -35,10 +36,14 @@ class Page(anywidget.AnyWidget):
         self.panels = panels
         self.sections = panels.state()
 
-    def move(self, live: dict[str, Any]) -> None:
-        """What the page draws from now on, without the price of a trait's change; `live` itself is set when ranks have ended."""
+    def move(self, live: dict[str, Any]) -> int:
+        """What the page draws from now on, without the price of a trait's change; `live` itself is set when ranks have ended.
+
+        Returns about how many bytes that are.
+        """
         if self.comm is not None:
             self.comm.send({"method": "update", "state": {"live": live}, "buffer_paths": []})
+        return len(json.dumps(live))
 
     def bundle(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """MIME bundle: this widget, and for where it cannot run tables and text; these alone where nobody looks on."""

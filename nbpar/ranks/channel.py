@@ -100,9 +100,11 @@ class Hub:
         self._keys = zmq.curve_keypair() if interface else None
         self._sockets = {name: self._socket() for name in ("cells", "side")}
         self._bind(interface)
+        self._nudged, self._nudger = os.pipe()
+        os.set_blocking(self._nudger, False)
         self._poller = zmq.Poller()
-        for socket in self._sockets.values():
-            self._poller.register(socket, zmq.POLLIN)
+        for each in (*self._sockets.values(), self._nudged):
+            self._poller.register(each, zmq.POLLIN)
 
     def _socket(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -142,6 +144,8 @@ class Hub:
         ready = dict(self._poller.poll(max(0, int(timeout * 1000))))
         if not ready:
             return
+        if self._nudged in ready:
+            os.read(self._nudged, 4096)
         side, cells = self._sockets["side"], self._sockets["cells"]
         for socket in (side, cells) if cells in ready else (side,):
             while True:
@@ -151,7 +155,16 @@ class Hub:
                     break
                 yield decode(parts, *sender(who.bytes))
 
+    def nudge(self) -> None:
+        """Ends the waiting of `receive`, of which a signal alone does not."""
+        try:
+            os.write(self._nudger, b"1")
+        except OSError:  # enough is there to be read, or nobody waits any more
+            pass
+
     def close(self) -> None:
+        for descriptor in (self._nudged, self._nudger):
+            os.close(descriptor)
         for socket in self._sockets.values():
             socket.close(0)
         self._context.term()

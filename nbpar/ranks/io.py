@@ -44,6 +44,7 @@ class IOThread(threading.Thread):
         poller.register(door, zmq.POLLIN)
         for descriptor in self._outlet.descriptors:
             poller.register(descriptor, zmq.POLLIN)
+        talk = {socket, door}
         while True:
             events = dict(poller.poll(self.progress.pause if self.progress else None))
             if socket in events:
@@ -51,15 +52,15 @@ class IOThread(threading.Thread):
             if door in events:
                 door.recv()
                 channel.send(door, channel.Message("where", self._where()))
-            if events:
+            if events.keys() - talk:
                 self._outlet.drain()
                 if items := self._outlet.take():
                     channel.send(socket, channel.Message("output", items))
                     time.sleep(BATCH)
             while self.messages:
                 channel.send(socket, self.messages.popleft())
-            if self.progress and (pulse := self.progress.pulse()):
-                channel.send(socket, channel.Message("progress", pulse))
+            if self.progress and (pulses := self.progress.pulses()):
+                channel.send(socket, channel.Message("progress", pulses))
 
     def _obey(self, message: channel.Message) -> None:
         if message.kind == "abort":

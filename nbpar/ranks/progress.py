@@ -1,4 +1,4 @@
-"""What a rank tells of a running cell, ten times a second, from its I/O thread: once the kernel has asked, for somebody looks.
+"""What a rank tells of a running cell, from its I/O thread: once the kernel has asked, for somebody looks.
 
 The cell's own thread does nothing for it but count turns of loops and note when phases begin. Ranks of one host tell at the same
 moments: in lockstep all of them wait for one that was held up, so it is better that all are held up at once.
@@ -10,13 +10,13 @@ import math
 import sys
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from nbpar.ranks.loops import Loops
 from nbpar.ranks.phases import NAMES, Phases
-from nbpar.ranks.pulse import Pulse
+from nbpar.ranks.pulse import PERIOD, TOGETHER, Pulse
 
-PERIOD = 0.1  # seconds
 MEMORY = 1.0  # seconds between two looks at the process's memory
 
 
@@ -31,12 +31,14 @@ class Progress:
         self._lock = threading.Lock()
         self._started: float | None = None
         self._cell = self._asked = 0
+        self._untold: deque[Pulse] = deque(maxlen=TOGETHER)
 
     def begin(self, cell: int, watched: bool) -> None:
         """A cell begins. watched: whether anybody may look; if not, none of this costs anything."""
         with self._lock:
             self.loops.begin(watched)
             self.phases = Phases()
+            self._untold.clear()
             self._cell, self._sent, self._seen, self._look = cell, 0, 0, 0.0
             self._started = time.perf_counter() if watched else None
 
@@ -57,21 +59,26 @@ class Progress:
     def pause(self) -> int | None:
         """Milliseconds until there may be something to tell; None if nobody looks."""
         if self._asked > self._cell or (self._asked == self._cell and self._started is not None):
-            return max(0, math.ceil(1000 * (self._next - time.monotonic())))
+            return max(0, math.ceil(1000 * (self._next * PERIOD - time.monotonic())))
         return None
 
-    def pulse(self) -> Pulse | None:
-        """What is to be told now, if anything."""
+    def pulses(self) -> tuple[Pulse, ...]:
+        """What is to be told now, oldest first, if anything."""
         if self.pause != 0:
-            return None
-        self._next = moment()
+            return ()
+        due, self._next = self._next % TOGETHER == 0, moment()
         with self._lock:
             if self._started is None or self._asked != self._cell:
-                return None
+                return ()
             try:
-                return self._sample()
+                self._untold.append(self._sample())
             except Exception:  # the thread has more to do than this, and the cell's own thread goes on meanwhile
-                return None
+                return ()
+            if not due:
+                return ()
+            told = tuple(self._untold)
+            self._untold.clear()
+            return told
 
     def _sample(self) -> Pulse:
         assert self._started is not None
@@ -99,9 +106,9 @@ class Progress:
         return on_gpu or self._process.memory_info().rss
 
 
-def moment() -> float:
-    """The next time to tell, on the host's monotonic clock."""
-    return (time.monotonic() // PERIOD + 1) * PERIOD
+def moment() -> int:
+    """The next time for a pulse, in periods of the host's monotonic clock."""
+    return int(time.monotonic() // PERIOD) + 1
 
 
 def bars() -> tuple[tuple[int, int], ...]:

@@ -345,7 +345,7 @@ def on_first_clock(ahead: float, phases: Any, traffic: Any, pulse: Any) -> tuple
     """What happened when, by the clock of rank 0's host."""
     for columns in filter(None, (phases, traffic)):
         columns.update(start=columns["start"] - ahead, end=columns["end"] - ahead)
-    return phases, traffic, pulse and replace(pulse, started=pulse.started - ahead)
+    return phases, traffic, pulse and pulse._replace(started=pulse.started - ahead)
 
 
 def finish(rank: Rank) -> None:

@@ -333,6 +333,11 @@ class World:
         assert self._hub
         self._hub.send("side", rank, Message(kind, header))
 
+    def nudge(self) -> None:
+        """Ends the waiting in `events`; also from a signal's handler."""
+        if self._hub is not None:
+            self._hub.nudge()
+
     def renew(self) -> None:
         """After an aborted cell: all ranks make their communicators anew before they do anything else."""
         if self.hurt:

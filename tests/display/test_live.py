@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbpar.display.live import Live
+from nbpar.display.live import Live, phases, summary
 from nbpar.display.output import Lines, folded, state
 from nbpar.ranks.pulse import Pulse
 
@@ -15,28 +15,35 @@ def test_progress_of_nested_loops() -> None:
 
 
 def test_a_rank_in_a_call_waits_while_another_computes() -> None:
-    live = Live((0, 1))
-    live.feed(0, Pulse("communicate"))
-    live.feed(1, Pulse("backward"))
-    assert live.phases() == {0: "wait", 1: "backward"}
-    live.feed(1, Pulse("communicate"))
-    assert live.phases() == {0: "communicate", 1: "communicate"}
+    assert phases({0: Pulse("communicate"), 1: Pulse("backward")}) == {0: "wait", 1: "backward"}
+    assert phases({0: Pulse("communicate"), 1: Pulse("communicate")}) == {0: "communicate", 1: "communicate"}
 
 
 def test_the_slowest_rank_is_named() -> None:
+    assert summary({0: Pulse(busy=0.5, seconds=1.0), 1: Pulse()}) == ""  # which has told nothing yet
+    busy = {0: Pulse(busy=0.5, seconds=1.0), 1: Pulse(busy=0.9, seconds=1.0)}
+    assert summary(busy).startswith("rank 1 is the slowest: it computes 29% more")
+
+
+def test_two_moments_are_two_pictures() -> None:
     live = Live((0, 1))
-    assert live.summary() == ""
-    live.feed(0, Pulse(busy=0.5))
-    live.feed(1, Pulse(busy=0.9))
-    assert live.summary().startswith("rank 1 is the slowest: it computes 29% more")
+    for rank, phase in ((0, "forward"), (1, "communicate")):
+        live.feed(rank, [Pulse(phase, steps=1), Pulse("backward", steps=2)])
+    assert [[row[:2] for row in rows] for rows, _ in live.pictures()] == [
+        [["forward", "step 1"], ["wait", "step 1"]],
+        [["backward", "step 2"], ["backward", "step 2"]],
+    ]
+    live.finish({0: False, 1: False})
+    assert len(live.pictures()) == 1
 
 
 def test_the_end_is_the_true_end() -> None:
     live = Live((0, 1))
-    live.feed(0, Pulse("forward", loops=((10, 10),), steps=10, seconds=2.0))
+    live.feed(0, [Pulse("forward", loops=((10, 10),), steps=10, seconds=2.0)])
     live.lines.feed(0, [("stdout", "epoch 1\nepoch 2")])
     live.finish({0: False, 1: True})
-    first, second = live.rows()
+    ((first, second), _), *more = live.pictures()
+    assert more == []
     assert first[:4] == ["done", "10/10", 1000, 5.0]
     assert first[-1] == "epoch 2"
     assert second[0] == "error"
@@ -47,7 +54,7 @@ def test_many_ranks_and_long_lines_stay_small() -> None:
     live = Live(tuple(range(64)))
     for rank in range(64):
         live.lines.feed(rank, [("stdout", "x" * 10_000)])
-    assert sum(len(str(row)) for row in live.rows()) < 10_000
+    assert sum(len(str(row)) for row in live.pictures()[-1][0]) < 10_000
 
 
 def test_equal_lines_are_folded() -> None:

@@ -22,7 +22,7 @@ from nbpar.comm.trace import Trace
 from nbpar.ranks.loops import Loops, length
 from nbpar.ranks.phases import NAMES, Phases
 from nbpar.ranks.progress import Progress, bars
-from nbpar.ranks.pulse import Pulse
+from nbpar.ranks.pulse import TOGETHER, Pulse
 
 
 @pytest.fixture
@@ -110,20 +110,23 @@ def test_a_module_that_is_half_imported_tells_nothing(monkeypatch: pytest.Monkey
 def test_only_the_cell_that_is_asked_about_tells() -> None:
     progress = Progress(Trace())
     progress.begin(1, True)
-    assert progress.pause is progress.pulse() is None
+    assert progress.pause is None and progress.pulses() == ()
     progress.watch(2)  # which is yet to begin
-    assert told(progress) is None
+    assert not told(progress)
     progress.end()
     progress.begin(2, True)
-    assert told(progress)
+    assert len(told(progress)) == TOGETHER
     progress.end()
-    assert progress.pause is progress.pulse() is None
+    assert progress.pause is None and progress.pulses() == ()
 
 
-def told(progress: Progress) -> Pulse | None:
-    """At the next moment to tell."""
-    time.sleep((progress.pause or 0) / 1000)
-    return progress.pulse()
+def told(progress: Progress) -> tuple[Pulse, ...]:
+    """At the next moment to tell, with all taken before it."""
+    for _ in range(2 * TOGETHER):
+        time.sleep((progress.pause or 0) / 1000)
+        if len(pulses := progress.pulses()) == TOGETHER:
+            return pulses
+    return ()
 
 
 def test_open_bars_are_read() -> None:

@@ -24,8 +24,9 @@ function drawLive(model, palette) {
 
   return {
     box,
-    update() {
-      const { ranks = [], rows = [], summary = "", done = false } = model.get("live");
+    update(picture) {
+      const { ranks = [], done = false } = model.get("live");
+      const [rows, summary] = picture;
       rows.forEach(([phase, words, share, rate, memory, sent, busy, last], k) => {
         const { cells, bar } = (lines[k] ??= line(ranks[k]));
         const glyph = paint(cells[0], phase, palette);

@@ -1,4 +1,7 @@
-// The widget: sections behind a line each. What changes while a cell runs is painted once a frame at most.
+// The widget: sections behind a line each. What changes while a cell runs is painted once a frame at most. The kernel sends pictures
+// of several moments at a time; they are shown one after the other.
+
+const PERIOD = 100; // milliseconds between two pictures
 
 function drawSection(section, model, palette, later) {
   const box = element("details", { class: "nbpar-section", open: section.opened ? "" : null });
@@ -23,12 +26,21 @@ function render({ model, el }) {
   const palette = model.get("palette");
   const root = element("div", { class: "nbpar", role: "group", "aria-label": "nbpar panels" });
   el.append(root);
-  let later = { live: [], size: [] }, paints = 0, queued = false;
+  let later = { live: [], size: [] }, paints = 0, queued = false, picture = [[], ""], timer = 0;
 
   function paintLive() {
     queued = false;
     root.dataset.paints = ++paints;
-    for (const update of later.live) update();
+    for (const update of later.live) update(picture);
+  }
+  function play([first, ...rest]) {
+    if (first) picture = first;
+    ask();
+    if (rest.length) timer = setTimeout(play, PERIOD, rest);
+  }
+  function live() {
+    clearTimeout(timer);
+    play(model.get("live").pictures ?? []);
   }
   function ask() {
     if (!queued) {
@@ -45,14 +57,16 @@ function render({ model, el }) {
     for (const draw of later.size) requestAnimationFrame(draw);
   }
 
-  model.on("change:live", ask);
+  model.on("change:live", live);
   model.on("change:sections", all);
   const observer = new ResizeObserver(() => later.size.forEach((draw) => draw()));
   all();
+  live();
   observer.observe(el);
   return () => {
     observer.disconnect();
-    model.off("change:live", ask);
+    clearTimeout(timer);
+    model.off("change:live", live);
     model.off("change:sections", all);
   };
 }
