@@ -1,13 +1,14 @@
 """What it costs to watch a cell, and how a predicted pipeline compares with the measured one.
 
 Watched and quiet cells run in many short turns, in the order AB BA AB …, and each is compared with its neighbour: a machine that
-becomes slower meanwhile slows both. Even so wall times of neighbours differ by more than is to be measured, so of the steps' ratio
-the median counts; processor time of the threads that do not train, which other programs disturb least, is the finer figure. What
-panels cost once, when they appear and when the cell ends, is told apart.
+becomes slower meanwhile slows both. Even so wall times of neighbours differ by more than is to be measured, so the steps' ratio is
+the median of seven pairs at a time; processor time of the threads that do not train, which other programs disturb least, is the
+finer figure. What panels cost once, when they appear and when the cell ends, is told apart.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,17 +66,23 @@ def rows() -> list[Row]:
     def more(figure: Callable[[Turn], float], unit: float = 100.0) -> list[float]:
         return [unit * (figure(w) - figure(q)) for w, q in pairs]
 
+    longer = [100 * (w.step / q.step - 1) for w, q in pairs]
     beside, cores = "the same with --quiet", "% of the ranks' cores"
     share = 100 / RANKS
     return [
         Row("a watched training step", ms(watched), beside, ms(quiet), "ms"),
-        Row("a watched step is longer by", [100 * (w.step / q.step - 1) for w, q in pairs], beside, [], "%", "≤ 2"),
+        Row("a watched step is longer by", medians(longer), beside, [], "%", "≤ 2"),
         Row("watching: processor time added", more(lambda turn: turn.kernel + turn.ranks, share), beside, [], cores, "≤ 2"),
         Row("of it in the kernel", more(lambda turn: turn.kernel, share), beside, [], cores),
         Row("panels once a cell: the kernel's processor time", more(lambda turn: turn.once, 1e3), beside, [], "ms"),
         Row("a rank with --quiet, beside its training", [share * one.ranks for one in quiet], "", [], "% of a core", "≤ 0.2"),
         Row("waiting in a pipeline of two stages", waits, "as predicted", foreseen, "% of a step"),
     ]
+
+
+def medians(figures: list[float]) -> list[float]:
+    """Of seven figures at a time."""
+    return [statistics.median(figures[k : k + 7]) for k in range(0, max(1, len(figures) - 6), 7)]
 
 
 def ms(turns: Any) -> list[float]:
