@@ -77,12 +77,12 @@ class Dispatch(TorchFunctionMode):
         if owners == {None}:
             return func(*args, **kwargs)
         channel().operations += 1
+        if name == "__get__":
+            return special.get_property(func, args[0])
         return self._run(Call(func, name, args, kwargs, operands))
 
     def _run(self, call: Call) -> Any:
         func, name, args, kwargs = call.func, call.name, call.args, call.kwargs
-        if name == "__get__":
-            return special.get_property(func, args[0])
         if name == "__set__":
             return special.set_property(func, *args)
         if name == "grad" and func is torch.autograd.grad:

@@ -29,6 +29,7 @@ _BUILTINS = {
 }
 # fmt: on
 _MODULE_FIELDS = frozenset(nn.Module().__dict__)
+_NO_CONSTANTS = _MODULE_FIELDS - {"training"}
 _STORES = {"STORE_ATTR", "DELETE_ATTR"}
 _REPLACES = {"register_parameter", "register_buffer", "_parameters", "_buffers", "_modules", "add_module"}
 _WRITES = {"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_NAME"}
@@ -129,9 +130,9 @@ def check_attributes(module: nn.Module) -> None:
 
 def constants_in(part: nn.Module) -> Iterator[Any]:
     """A module's attributes that are constants, or lists and dicts of constants."""
-    for name, value in part.__dict__.items():
-        if name in _MODULE_FIELDS and name != "training":
-            continue
+    attributes = part.__dict__
+    for name in [name for name in attributes if name not in _NO_CONSTANTS]:
+        value = attributes[name]
         if isinstance(value, CONSTANTS):
             yield name, value
         elif isinstance(value, (list, tuple, dict)):

@@ -93,6 +93,9 @@ def device_of(value: Tensor) -> torch.device:
 
 def get_property(function: Function, value: Tensor) -> Any:
     name = function.__self__.__name__  # type: ignore[attr-defined]
+    if name in table.PROPERTIES_TENSOR:
+        result = function(value)
+        return None if result is None else give(result, owner(value))
     if name == "device":
         return device_of(value)
     if name == "is_meta":
@@ -101,9 +104,6 @@ def get_property(function: Function, value: Tensor) -> Any:
         return device_of(value).type == "cpu"
     if name == "is_cuda":
         return device_of(value).type == "cuda"
-    if name in table.PROPERTIES_TENSOR:
-        result = function(value)
-        return None if result is None else give(result, owner(value))
     if name in table.PROPERTIES_KNOWN:
         return function(value)
     raise Unsupported(f"Tensor.{name} of a value that one rank holds; use a copy that all ranks have: .tolist() or .numpy()")

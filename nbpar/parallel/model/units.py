@@ -114,9 +114,10 @@ class Units:
         known = self._outlines.setdefault(module, {})
         if key is None:
             return None
-        if key not in known:
-            known[key] = self._checked(module, probe, module, leaves, tree)
-        return known[key]
+        outline = known.get(key)  # the key's hash is slow
+        if outline is None and key not in known:
+            outline = known[key] = self._checked(module, probe, module, leaves, tree)
+        return outline
 
     def _checked(self, module: nn.Module, check: Any, *args: Any) -> Any:
         try:
@@ -215,10 +216,10 @@ def _signature(
         return None
     device = channel().device.type
     return (
-        tuple(_seen(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
-        tree,
-        tuple(_seen(value) for value in parameters),
-        tuple(constant for part in parts for constant in constants_in(part)),
+        tuple([_seen(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]),
+        None if tree is _tree(len(leaves)) else tree,  # its hash is slow
+        tuple([_seen(value) for value in parameters]),
+        tuple([constant for part in parts for constant in constants_in(part)]),
         now(sources),
         torch.is_grad_enabled(),
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
