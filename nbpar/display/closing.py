@@ -24,7 +24,7 @@ def line(record: Record) -> str:
         parts.append(f"variables {size_of(record.bytes_in)} in, {size_of(record.bytes_out)} out")
     details = next(iter(record.replies.values())).details
     if (seconds := details.get("check seconds", 0.0)) > 0.001:
-        parts.append(f"checks of first calls {duration(seconds)}")
+        parts.append(f"checks of first calls {duration(seconds)}, {details.get('check forwards', 0.0):.2g} of a batch's rows")
     if record.start:
         parts.append(f"before it the ranks started, {duration(record.start)}")
     return " · ".join([*parts, *details.get("closing", [])])  # what the mode has to add

@@ -86,8 +86,25 @@ WAYS = {
     "a mean of some rows is kept": "kept(self, h, (h * (h[:, :1] > 0)).sum() / (h[:, 0] > 0).sum())",
     "a mean over all but the first rows is kept": "kept(self, h, h[8:].mean())",
     "experts with a fixed capacity": "experts(self, h)",
+    "checkpointed, over the batch": "h + self.gate * checkpoint(lambda h: h - h.mean(0), h, use_reentrant=False)",
+    "checkpointed, another backward pass": "checkpoint(Normed.apply, h, use_reentrant=False)",
+    "checkpointed, another backward pass, reentrant": "checkpoint(Normed.apply, h, use_reentrant=True)",
+    "checkpointed, another run again": "checkpoint(otherwise, h, use_reentrant=False, context_fn=lambda: (nullcontext(), Again()))",
 }
 HELPERS = """
+from contextlib import nullcontext
+from torch.utils.checkpoint import checkpoint
+
+class Again:
+    on = False
+    def __enter__(self):
+        Again.on = True
+    def __exit__(self, *error):
+        Again.on = False
+
+def otherwise(h):
+    return torch.tanh(h - h.mean(0) if Again.on else h)
+
 class Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h):
@@ -168,6 +185,24 @@ class M(nn.Module):
         self.loss = F.mse_loss(e, z.detach()) + 0.25 * F.mse_loss(z, e.detach())
         return self.b(z + (e - z).detach())
 """ + OPTIMISER, STEPS.replace("target) +", "target) + model.loss +")),
+    "autocast, rows rolled behind a gate": ("""
+torch.set_default_dtype(torch.float32)
+batches = [(x.float(), target) for x, target in batches]
+class M(nn.Module):""" + BODY + """
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = self.a(x)
+            return self.b(h + self.gate * h.roll(1, 0))
+""" + OPTIMISER, STEPS.replace("loss = F", "with torch.autocast('cpu', dtype=torch.bfloat16):\n        loss = F")),
+    "a function, rows rolled": ("""
+import nbpar
+a, b = torch.randn(6, 8, requires_grad=True), torch.randn(8, 4, requires_grad=True)
+opt = torch.optim.SGD([a, b], lr=0.1)
+@nbpar.split
+def model(x):
+    h = torch.tanh(x @ a)
+    return (h + 0.01 * h.roll(1, 0)) @ b
+""", STEPS),
     "words counted in the batch": ("""
 words = torch.randint(0, 20, (64, 5))
 class M(nn.Module):

@@ -423,8 +423,7 @@ class Noisy(nn.Module):
 model = Noisy()
 """ + SGD, STEPS,
 )  # fmt: skip
-cell(
-    "activation checkpointing", SEQUENCES + """
+CHECKPOINTED = """
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 class Checkpointed(nn.Module):
@@ -440,17 +439,9 @@ class Checkpointed(nn.Module):
             x = checkpoint(layer, x, use_reentrant=self.reentrant)
         return self.head(x.mean(1))
 
-model = nn.Sequential(Checkpointed(False))
-other = Checkpointed(True)
-other_opt = torch.optim.SGD(other.parameters(), 0.1)
-""" + SGD,
-    STEPS + """
-for x, target in batches:
-    other_opt.zero_grad()
-    F.cross_entropy(other(x), target).backward()
-    other_opt.step()
-""",
-)  # fmt: skip
+"""
+cell("activation checkpointing", SEQUENCES + CHECKPOINTED + "model = nn.Sequential(Checkpointed(False))\n" + SGD, STEPS)
+cell("activation checkpointing, reentrant", SEQUENCES + CHECKPOINTED + "model = Checkpointed(True)\n" + SGD, STEPS)
 cell(
     "checkpoint outside of the module", ROWS + """
 from torch.utils.checkpoint import checkpoint

@@ -49,6 +49,7 @@ class Splitter:
     thread: int = field(default_factory=threading.get_ident)
     checks: int = 0
     check_seconds: float = 0.0
+    check_forwards: float = 0.0  # rows that checks put through calls, in units of the batches that they were of
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     settled: dict[tuple[int, Any], Any] = field(default_factory=dict)  # calls that run whole, at a glance; it keeps their subjects
     paces: set[Pace] = field(default_factory=set)
@@ -165,15 +166,15 @@ class Splitter:
     def check(self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None) -> Plan | Refusal:
         subject.refresh()
         self.checks += 1
-        with self.checking(flat):
+        with self.checking(subject, flat):
             return check(subject, flat, spec, batch_dim, self.gradients)
 
     def still(self, subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan) -> bool:
-        with self.checking(flat):
+        with self.checking(subject, flat):
             return still(subject, flat, spec, plan, self.gradients)
 
     @contextmanager
-    def checking(self, flat: Sequence[Any]) -> Iterator[None]:
+    def checking(self, subject: Subject, flat: Sequence[Any]) -> Iterator[None]:
         began = time.perf_counter()
         for value in flat:
             if isinstance(value, Rows):
@@ -183,6 +184,7 @@ class Splitter:
                 yield
         finally:
             self.check_seconds += time.perf_counter() - began
+            self.check_forwards, subject.tried = self.check_forwards + subject.tried, 0.0
             self.disturb()
 
 

@@ -32,9 +32,10 @@ def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | Non
     """A plan for calls of this kind, or why there is none. Collective."""
     size, reason = gradients.ranks.size, ""
     trials = [partial(Trial, subject, flat, spec, candidate, gradients) for candidate in candidates(flat, size, batch_dim)]
+    exact = subject.precise or subject.module is None  # a function's weights are its own business
     precise = subject.precise and not reduced()
     doubts = [""] * len(trials)
-    for at, trial in enumerate(trials if precise and gradients.ranks.all_here else ()):
+    for at, trial in enumerate(trials if exact and gradients.ranks.all_here else ()):
         try:
             return glanced(trial, size)
         except Unlike as unlike:

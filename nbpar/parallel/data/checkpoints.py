@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
-from nbpar.parallel.data import context
+from torch.utils import checkpoint as checkpointing
+
+from nbpar.parallel.data import context, counts
 from nbpar.parallel.report import Report
 
 LINE = "A checkpoint outside of a module's call runs whole on every rank. To split it, use checkpoint inside a module."
@@ -37,6 +39,8 @@ def kept(report: Report) -> Callable[[Any], Any]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def generator(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
             if context.busy:
+                if args[1:2] != (checkpointing.noop_context_fn,):
+                    counts.found("what is computed again in its backward pass may be something else")
                 yield from original(again(function), *args, **kwargs)
                 return
             report.say(LINE)
@@ -49,17 +53,19 @@ def kept(report: Report) -> Callable[[Any], Any]:
 
 
 def reentrant(report: Report) -> Callable[[Any], Any]:
-    """For checkpoints with use_reentrant=True."""
+    """For checkpoints with use_reentrant=True. A trial keeps activations: it would not see what their backward pass does."""
 
     def make(original: Any) -> Any:
         class CheckpointFunction:
             @staticmethod
-            def apply(function: Callable[..., Any], *args: Any) -> Any:
+            def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+                if context.busy and context.trying():
+                    return function(*args)
                 if context.busy:
-                    return original.apply(again(function), *args)
+                    return original.apply(again(function), preserve, *args)
                 report.say(LINE)
                 with context.inside(None):
-                    return original.apply(again(function), *args)
+                    return original.apply(again(function), preserve, *args)
 
         return CheckpointFunction
 

@@ -25,7 +25,7 @@ class Call:
     """One split call, which its autograd nodes keep.
 
     leaves: tensors whose gradients come from this call, alike on all ranks. even: all ranks reach the same of them.
-    plan: how it is split; None in a trial.
+    plan: how it is split; None in a trial, and where a whole cell is one call. trial: nothing comes of it.
     """
 
     share: Share
@@ -38,6 +38,7 @@ class Call:
     local_batchnorm: bool = False
     over: bool = False
     plan: Any = None
+    trial: bool = False
     draws: Any = None
     statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of BatchNorm over each rank's own rows
 
@@ -74,6 +75,11 @@ def watching(watcher: Any) -> Iterator[None]:
         yield
     finally:
         record = None
+
+
+def trying() -> bool:
+    """Whether what runs now, whole or split, is a trial."""
+    return record is not None or (running is not None and running.trial)
 
 
 log: Any = None  # a list of what operators are seen, as rowwise.Step

@@ -150,8 +150,7 @@ def watching(seen: int) -> Iterator[Notes]:
             stack.enter_context(patched(Tensor, name, make))
         for name in ("register_hook", "register_post_accumulate_grad_hook"):
             stack.enter_context(patched(Tensor, name, odd("it has hooks on gradients")))
-        saved = odd("it packs what the backward pass needs")
-        stack.enter_context(patched(torch._C._autograd, "_push_saved_tensors_default_hooks", saved))
+        stack.enter_context(patched(torch._C._autograd, "_push_saved_tensors_default_hooks", packing))
         stack.enter_context(patched(Tensor, "shape", lambda plain: property(shape)))
         stack.enter_context(patched(Tensor, "grad_fn", lambda plain: property(node)))
         notes = made = Notes(seen)
@@ -159,6 +158,15 @@ def watching(seen: int) -> Iterator[Notes]:
             yield made
         finally:
             notes = before
+
+
+def packing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def method(pack: Any, unpack: Any) -> Any:
+        if getattr(pack, "__module__", "") != "torch.utils.checkpoint":  # which runs again what has been seen: see `checkpoints`
+            found("it packs what the backward pass needs")
+        return original(pack, unpack)
+
+    return method
 
 
 def found(what: str) -> None:

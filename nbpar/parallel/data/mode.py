@@ -150,6 +150,7 @@ def details(splitter: Splitter) -> dict[str, Any]:
     return {
         "checks": splitter.checks,
         "check seconds": splitter.check_seconds,
+        "check forwards": splitter.check_forwards,
         "calls": {name: dict(counts) for name, counts in splitter.counts.items()},
         "backward passes": splitter.gradients.passes,
         "collectives": dict(splitter.gradients.ranks.counts),

@@ -31,7 +31,7 @@ class Setting:
     gradients: Gradients
     lazy: Lazy
     local_batchnorm: bool
-    checking: Callable[[Sequence[Any]], AbstractContextManager[None]]
+    checking: Callable[[Subject, Sequence[Any]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Once:
         flat = [value.detach().clone() if isinstance(value, Tensor) else value for value in self.flat]
         args, kwargs = tree_unflatten(flat, self.spec)
         try:
-            with self.setting.checking(self.flat), torch.no_grad(), context.inside(None), self.subject.untouched():
+            self.subject.tried += 1.0
+            with self.setting.checking(self.subject, self.flat), torch.no_grad(), context.inside(None), self.subject.untouched():
                 outputs, _ = flatten(self.call.ranks.together(lambda: self.subject.run(*args, **kwargs)))
             assert self.kept is not None
             return outputs, {place: value.detach().clone() for place, value in self.kept.left().tensors.items()}

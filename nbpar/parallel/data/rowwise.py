@@ -406,7 +406,7 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 # Arguments of these that may be numbers of rows.
 SIZES = frozenset(("size", "shape", "stride", "N"))
-SIZED = frozenset((*RESHAPES, *UNIFORM, "expand", "native_group_norm", "rand", "randn"))
+SIZED = frozenset((*RESHAPES, *UNIFORM, "expand", "native_group_norm", "rand", "randn", "normal"))
 
 
 def as_given(whole: Step, local: Step) -> bool:

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 
 class Subject:
-    """run: the call itself, as it would be without this mode. modules, parameters: in an order that all ranks share."""
+    """run: the call itself, as it would be without this mode. modules, parameters: in an order that all ranks share.
+
+    tried: rows that looks have put through it here, in units of the batches that they were of.
+    """
+
+    tried = 0.0
 
     def __init__(self, key: Any, run: Callable[..., Any], module: nn.Module | None) -> None:
         self.key, self.run, self.module = key, run, module

@@ -16,7 +16,7 @@ from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, now
-from nbpar.parallel.data.layouts import How, Layout, Share, find, layouts, plain, reduced, same, tolerance
+from nbpar.parallel.data.layouts import How, Layout, Share, find, layouts, loose, plain, reduced, same, tolerance
 from nbpar.parallel.data.memory import Writes
 from nbpar.parallel.data.plan import Candidate, Plan
 from nbpar.parallel.data.state import Place, State
@@ -94,7 +94,7 @@ class Trial:
                 for weight, data in weights:
                     weight.data = data
 
-        self.bound, self.follows = NARROW, True
+        self.bound, self.follows = loose() or NARROW, True
         try:
             plan = self.evidence(self.few, False, show, gradients=False)
         except Stopped as stopped:
@@ -179,6 +179,7 @@ class Trial:
 
         def put_back() -> bool:
             """Gives whether the weights have been written to."""
+            torch.clear_autocast_cache()  # it knows weights by name, not by value; and where it is full, fewer operators run
             kept.put_back()
             streams.put_back()
             written = show_afresh is not None and (writes.seen or self.subject.fingerprint(values=values) != before)
@@ -193,7 +194,6 @@ class Trial:
             return self.run_split(inputs, whole, kept, streams, writes)
         finally:
             put_back()
-            torch.clear_autocast_cache()  # it knows weights by name, not by value
 
     def inputs(self, few: dict[int, Tensor], double: bool) -> list[Any]:
         """The flattened arguments with few rows; the arguments without rows as they are."""
@@ -209,6 +209,7 @@ class Trial:
 
     def run_whole(self, inputs: list[Any], gradients: bool, kept: State, writes: Writes) -> WholeRun:
         flat = copies(inputs)
+        self.subject.tried += self.rows / self.candidate.rows
         record = Record([flat[at] for at, _ in self.candidate.cuts], writes, followed=self.follows)
         args, kwargs = tree_unflatten(flat, self.spec)
         start = now()
@@ -260,7 +261,7 @@ class Trial:
     def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, streams: Streams, writes: Writes) -> Plan:
         if whole.contained:
             raise Unlike(f"it keeps tensors in a container (`.{whole.contained}`)")
-        call = Call(self.share, self.ranks, self.gradients)
+        call = Call(self.share, self.ranks, self.gradients, trial=True)
         replay = Replay(call, whole.draws, writes)
         hows: list[Any] = []
         state: dict[Place, Any] = {}
@@ -285,6 +286,7 @@ class Trial:
             state.update({place: self.match(now[place], value, place, said) for place, value in whole.state.items()})
             return [hows, [*state.values()], replay.layouts] if whole.steps else ()
 
+        self.subject.tried += self.share.count / self.candidate.rows
         with context.logging(follow):
             local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
         if isinstance(local, str):
@@ -354,7 +356,9 @@ class Trial:
             raise Unlike("rows mix: all rows together give another result than each rank's")
 
     def within(self, whole: Tensor) -> float | None:
-        return None if self.bound is None else min(self.bound, tolerance(whole.dtype))
+        if self.bound is None or reduced():
+            return self.bound
+        return min(self.bound, tolerance(whole.dtype))
 
     def said(self, own: str) -> str:
         """The first rank's own reason, the same on all."""
