@@ -76,7 +76,7 @@ def rows() -> list[Row]:
         Row("of it in the kernel", more(lambda turn: turn.kernel, share), beside, [], cores),
         Row("panels once a cell: the kernel's processor time", more(lambda turn: turn.once, 1e3), beside, [], "ms"),
         Row("a rank with --quiet, beside its training", [share * one.ranks for one in quiet], "", [], "% of a core", "≤ 0.2"),
-        Row("waiting in a pipeline of two stages", waits, "as predicted", foreseen, "% of a step"),
+        Row("waiting in a pipeline of two stages", waits, "as predicted", foreseen, "% of forward and backward"),
     ]
 
 
@@ -121,12 +121,12 @@ def turn(notebook: Nbpar, steps: int, options: str) -> Turn:
 
 
 def pipeline(notebook: Nbpar) -> tuple[list[float], list[float]]:
-    """Measured and predicted share of waiting under mode `model`, in %."""
+    """Measured and predicted share of waiting in the passes of mode `model`, in %."""
     waits: list[Any] = []
     for _ in range(3):
         notebook.run(SETUP.format(rows=256))
         notebook.run(f"nbpar.world().run({STEPS.format(steps=40)!r}, mode='model', show=())")
-        waits.append(notebook.value("(lambda t: t.shares(*t.window(-20, 20))['wait'])(nbpar.last().timeline)") * 100)
+        waits.append(notebook.value("nbpar.last().timeline.waited(-20, 20)") * 100)
     notebook.run(SETUP.format(rows=256))
     plan = "nbpar.plan(model, X, 'model', 2, optimiser=opt).waiting"
     return waits, [notebook.value(plan) * 100]
