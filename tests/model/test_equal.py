@@ -53,12 +53,33 @@ class Centred(nn.Module):
     def forward(self, x): h = self.a(x); return self.b(h - h.mean(0))
 class Reads(Centred):
     def forward(self, x): h = self.a(x); return self.b(h if h.sum() > 0 else -h)
+class Hooked(Centred):
+    def forward(self, x):
+        h = self.a(x)
+        if h.requires_grad: h.register_hook(lambda g: g - g.mean(0))
+        return self.b(h)
+class Hidden(Centred):
+    def forward(self, x): h = self.a(x); return self.b(h + h.roll(1, 0) - h.roll(1, 0).detach())
+class Own(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h): return h * 1.0
+    @staticmethod
+    def backward(ctx, g): return g.flip(0)
+class Functional(Centred):
+    def forward(self, x): return self.b(Own.apply(self.a(x)))
 model, opt = Centred(), None
 x, y = torch.randn(8, 6), torch.randint(4, (8,))
 """
 MIXED = "loss = F.cross_entropy(model(x), y); loss.backward()"
-MIXES = cells({"mixing": (MIXING, MIXED), "reads": (MIXING + "model = Reads()", MIXED)})
-REASONS |= {"mixing": "its pieces do not give", "reads": "it reads values into Python"}
+NOT_ROW_BY_ROW = {
+    "Centred": "its pieces do not give",
+    "Reads": "it reads values into Python",
+    "Hooked": "a backward pass through its pieces",
+    "Hidden": "a backward pass through its pieces",
+    "Functional": "a backward pass through its pieces",
+}
+MIXES = cells({name: (f"{MIXING}model = {name}()", MIXED) for name in NOT_ROW_BY_ROW})
+REASONS |= NOT_ROW_BY_ROW
 
 
 @functools.cache

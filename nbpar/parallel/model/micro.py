@@ -3,8 +3,8 @@
     rank 0   f1 f2 f3 f4 .. b4 b3 b2 b1          every rank runs all pieces in this order; a stage starts on a piece
     rank 1      f1 f2 f3 f4 b4 b3 b2 b1          as soon as it arrives (GPipe's schedule)
 
-The first call of each kind is made whole and in pieces, without gradients, and compared; where pieces would change the
-result the model is called whole, and a line says why.
+The first call of each kind is made whole and in pieces, without gradients, and compared; then a few of its rows with gradients.
+Where pieces would change the result the model is called whole, and a line says why.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .backward import Backward, near
 from .channel import channel
 from .dispatch import Dispatch
 from .failures import together
+from .joining import WEIGHT, join, layout_of
 from .operands import tensors
 from .trial import Whole, known_to_mix, no_trace, nothing_is_zero
 
 Call = Callable[..., Any]
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
-_WEIGHT = -1  # a layout: the mean of the pieces' numbers, weighted by rows; else the dimension along which they are joined
 
 
 class Micro:
@@ -54,14 +54,14 @@ class Micro:
             if known[key] is None and not self.count:
                 self._paces[module].whole()
         layout = known[key]
-        if layout is not None and _WEIGHT in layout and self._ignored(leaves):
+        if layout is not None and WEIGHT in layout and self._ignored(leaves):
             self.say(f"micro-batches: {type(module).__name__} is called whole where labels are negative: a loss may ignore them")
             layout = None
         if layout is None:
             return run(*args, **kwargs)
         with self.dispatch.late.pieces(module):
             results = [run(*a, **k) for a, k in pieces]
-        return _join(results, layout, _shares(rows, count))
+        return join(results, layout, _shares(rows, count))
 
     def _enough(self, rows: int, count: int) -> bool:
         return rows >= count
@@ -85,12 +85,18 @@ class Micro:
                 whole = self._try(module, given, lambda: run(*args, **kwargs))
                 parts = self._try(module, given, lambda: [run(*a, **k) for a, k in pieces])
             rows = next(value.shape[0] for value in given if value.dim())
-            layout = _layout(whole, parts, _shares(rows, len(pieces)))
-            if _WEIGHT in layout:
+            layout = layout_of(whole, parts, _shares(rows, len(pieces)))
+            if WEIGHT in layout:
                 self._with_holes(module, args, kwargs, len(pieces), run)
         except Whole as reason:
             layout, why = None, str(reason)
         layout, why = self._agreed(layout, why)
+        if layout is not None and torch.is_grad_enabled():
+            try:
+                self._same_gradients(module, *tree_flatten((args, kwargs)), len(pieces), Backward(run, layout))
+            except Whole as reason:
+                layout, why = None, str(reason)
+            layout, why = self._agreed(layout, why)
         if why:
             self.say(f"micro-batches: {type(module).__name__} is called whole, as {why}")
         return layout
@@ -109,9 +115,23 @@ class Micro:
         except Whole:
             return  # it does not take zeros
         try:
-            _layout(whole, parts, _shares(rows, count))
+            layout_of(whole, parts, _shares(rows, count))
         except Whole:
             raise Whole("its result is a mean over some entries (a mask?), which pieces share unevenly") from None
+
+    def _same_gradients(self, module: nn.Module, leaves: list[Any], tree: Any, count: int, call: Backward) -> None:
+        """Of a few rows. Raises Whole where pieces give other gradients than these rows at once: code of the program's own may run
+        in a backward pass (hooks, functions with a `backward`), and what is detached from it does not show in the outputs."""
+        rows = next(leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim())
+        few = min(rows, 2 * count + 1)
+        some = [_apart(leaf[:few] if _rows(leaf, rows) else leaf) for leaf in leaves]
+        targets = [value for value in (*module.parameters(), *tensors(some)) if value.requires_grad]
+        whole, pieces = [tree_unflatten(some, tree)], _pieces(some, tree, few, count)
+        with nothing_is_zero(module):
+            one = self._try(module, [], lambda: call.gradients(whole, [1.0], targets))
+            other = self._try(module, [], lambda: call.gradients(pieces, _shares(few, count), targets))
+        if not near(one, other):
+            raise Whole("a backward pass through its pieces gives other gradients")
 
     def _agreed(self, layout: list[int] | None, why: str) -> tuple[list[int] | None, str]:
         """The layout, or None and a reason."""
@@ -191,6 +211,11 @@ def _shares(rows: int, count: int) -> list[float]:
     return [size / rows for size in sizes]
 
 
+def _apart(leaf: Any) -> Any:
+    """The same, but of no graph."""
+    return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
+
+
 def _rows(leaf: Any, rows: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == rows
 
@@ -200,59 +225,3 @@ def _kind(leaf: Any, rows: int) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.dtype, tuple(size == rows for size in leaf.shape)
     return leaf if isinstance(leaf, (int, float, str, bool, type(None))) else type(leaf)
-
-
-def _layout(whole: Any, parts: list[Any], shares: list[float]) -> list[int]:
-    leaves, tree = tree_flatten(whole)
-    flat = [tree_flatten(part) for part in parts]
-    if any(other != tree for _, other in flat):
-        raise Whole("its pieces give another kind of result")
-    layout = []
-    for leaf, *pieces in zip(leaves, *(part for part, _ in flat), strict=True):
-        layout.append(_way(leaf, pieces, shares))
-    return layout
-
-
-def _way(leaf: Any, pieces: list[Any], shares: list[float]) -> int:
-    if not isinstance(leaf, Tensor):
-        if any(piece != leaf for piece in pieces):
-            raise Whole("a number that it gives depends on the batch")
-        return 0
-    ways = [_WEIGHT] if not leaf.dim() else [d for d in range(leaf.dim()) if _fits(leaf, pieces, d)]
-    for way in ways:
-        if _close(leaf, _joined(pieces, way, shares)):
-            return way
-    raise Whole("its pieces do not give what the whole batch gives")
-
-
-def _fits(leaf: Tensor, pieces: list[Tensor], dim: int) -> bool:
-    sizes = [list(piece.shape) for piece in pieces]
-    if any(len(size) != leaf.dim() for size in sizes):
-        return False
-    total = sum(size.pop(dim) for size in sizes)
-    rest = list(leaf.shape)
-    return rest.pop(dim) == total and all(size == rest for size in sizes)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if not a.is_floating_point():
-        return torch.equal(a, b)
-    tolerance = _TOLERANCE.get(a.dtype, 1e-2)
-    scale = a.abs().max() if a.numel() else a.new_zeros(())
-    return bool(((a - b).abs() <= tolerance * (scale + 1e-30)).all())
-
-
-def _joined(pieces: list[Tensor], way: int, shares: list[float]) -> Tensor:
-    if way == _WEIGHT:
-        return torch.stack([piece * share for piece, share in zip(pieces, shares, strict=True)]).sum()
-    return torch.cat(pieces, way)
-
-
-def _join(results: list[Any], layout: list[int], shares: list[float]) -> Any:
-    flat = [tree_flatten(result) for result in results]
-    columns = zip(*(leaves for leaves, _ in flat), strict=True)
-    joined = [
-        _joined(list(column), way, shares) if isinstance(column[0], Tensor) else column[0]
-        for column, way in zip(columns, layout, strict=True)
-    ]
-    return tree_unflatten(joined, flat[0][1])

@@ -33,13 +33,15 @@ def known_to_mix(module: nn.Module) -> None:
 def nothing_is_zero(module: nn.Module) -> Iterator[None]:
     """Parameters that are zero would hide that rows are mixed: for the trial they are not."""
     zero = [value for value in module.parameters() if not value.any()]
-    for i, value in enumerate(zero):
-        value.fill_(0.1 / (i + 1))
+    with torch.no_grad():
+        for i, value in enumerate(zero):
+            value.fill_(0.1 / (i + 1))
     try:
         yield
     finally:
-        for value in zero:
-            value.zero_()
+        with torch.no_grad():
+            for value in zero:
+                value.zero_()
 
 
 @contextmanager
