@@ -156,8 +156,10 @@ def _tuple(values: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """The rules of the cell inside a backward pass, where they are off."""
-    with torch._C._EnableTorchFunction(), channel().rules:
+    """The rules of the cell where they may be off, as inside a backward pass. On twice, they would meet what they do themselves."""
+    rules = channel().rules
+    on = any(torch._C._get_function_stack_at(place) is rules for place in range(torch._C._len_torch_function_stack()))
+    with torch._C._EnableTorchFunction(), nullcontext() if on else rules:
         yield
 
 
