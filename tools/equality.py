@@ -26,7 +26,8 @@ Each program below was run by one process and then, unchanged, under each mode. 
 buffers, optimiser state, losses, other variables, printed text and the random states of Python, NumPy and torch. A figure is
 the largest difference in any number, in float64; 0 means equal to the last bit. A number in brackets stands for a remark below:
 what nbpar says about the program (that a part of it runs whole, or in one piece), or why it refuses it. A refusal ends the cell
-in an error, and leaves no wrong number. The programs are those that the tests run, in `tests/zoo.py`.
+in an error, and leaves no wrong number. The programs are those that the tests run, in `tests/zoo.py`. Beside them the tests run
+some hundred programs that are put together at random (`tests/random_programs.py`), most of them with a line that mixes rows.
 """
 
 

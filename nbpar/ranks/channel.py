@@ -163,7 +163,12 @@ class Hub:
             pass
 
     def close(self) -> None:
-        for descriptor in (self._nudged, self._nudger):
+        ends, self._nudged, self._nudger = (
+            (self._nudged, self._nudger),
+            -1,
+            -1,
+        )  # a signal may still come, and the numbers be others'
+        for descriptor in ends:
             os.close(descriptor)
         for socket in self._sockets.values():
             socket.close(0)
