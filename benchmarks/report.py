@@ -43,7 +43,7 @@ FEATURES = """| | nbpar | ipyparallel | accelerate's notebook_launcher | jupyter
 | ranks live from cell to cell | yes | yes | no | yes | no |
 | ordinary cells beside parallel ones | yes | yes | yes | no: every cell runs on all ranks | – |
 | cells that do not block the notebook, task queues | no | yes | no | no | – |
-| debugger over all ranks | no | no | no | yes, in JupyterLab | by hand |
+| debugger over all ranks | no; `%debug` in the frames of one that failed | no | no | yes, in JupyterLab | by hand |
 | output by rank | lines, equal ones once | after one another | mixed | a tab a rank, in its page | mixed |
 | pictures of who holds what and who waits for whom | yes | no | no | no | no |
 | needs MPI | yes, comes with it | optional | no | no | no |
@@ -54,7 +54,7 @@ FEATURES = """| | nbpar | ipyparallel | accelerate's notebook_launcher | jupyter
 
 WORSE = """- nbpar is new and has been tried on few machines; ipyparallel and accelerate are used by many.
 - It does not run cells in the background and has no task queue: ipyparallel has both.
-- It has no debugger over ranks: jupyter-distributed has one in JupyterLab.
+- It has no debugger over running ranks: jupyter-distributed has one in JupyterLab.
 - It needs MPI (the `mpich` package brings it) and does not run on Windows.
 - A cell whose call cannot be split without changing the result gains nothing; a hand-written script may change the result."""
 
