@@ -73,7 +73,9 @@ def original(failure: Failure) -> BaseException:
         error = pickle.loads(failure.exception) if failure.exception else None
     except Exception:
         error = None
-    if not isinstance(error, BaseException) or isinstance(error, SyntaxError):  # IPython has its own way with those
+    compiled = failure.postmortem is not None and bool(failure.postmortem.frames)
+    if not isinstance(error, BaseException) or (isinstance(error, SyntaxError) and not compiled):
+        # IPython shows a SyntaxError with all frames that lead to it: of a cell that does not compile, these are nbpar's alone.
         error = CellError(f"{failure.kind}: {failure.text}")
     lines = failure.traceback
     error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]

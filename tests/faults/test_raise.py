@@ -81,6 +81,12 @@ def test_debug_opens_where_all_ranks_raised(notebook: Notebook) -> None:
     assert notebook.value("before") == 8  # it is the notebook's variable
 
 
+def test_a_syntax_error_that_a_cell_raises_is_one(notebook: Notebook) -> None:
+    assert notebook.run("%%parallel data\neval('1 +')", fails=True).error == "SyntaxError"
+    cell = notebook.run("%%parallel data\nx = (", fails=True)  # never ran
+    assert "SyntaxError: " in cell.traceback and ", line 2" in cell.traceback and "nbpar" not in cell.traceback
+
+
 def test_values_that_cannot_be_taken_do_not_hide_the_failure(notebook: Notebook) -> None:
     cell = notebook.run("%%parallel\nimport torch\ntorch.vmap(lambda x: [x][7])(torch.ones(2, 2))", fails=True)
     assert cell.error == "IndexError" and "During handling" not in cell.traceback
