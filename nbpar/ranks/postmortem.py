@@ -54,13 +54,25 @@ class OnRank:
         return f"<{self.kind} on rank {self.rank}>"
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """A tensor."""
+
+    values: Any
+    dtype: Any
+    shape: tuple[int, ...]
+
+
 # ---- on the rank ----------------------------------------------------------------------------------------------------------
 
 
 def taken(error: BaseException, rank: int, is_cell: Callable[[str], bool]) -> PostMortem:
-    """The frames of an exception, from that of the cell on."""
+    """The frames of an exception, from that of the cell on. Other ranks may be anywhere: nothing is asked of them."""
+    import torch
+
     walked = dropwhile(lambda part: not is_cell(part[0].f_code.co_filename), walk_tb(error.__traceback__))
-    frames = [_frame(frame, line, rank) for frame, line in _ends(list(walked))]
+    with torch._C.DisableTorchFunction():  # a mode that is on might ask other ranks for values
+        frames = [_frame(frame, line, rank) for frame, line in _ends(list(walked))]
     files = {frame.filename for frame in frames if is_cell(frame.filename)}
     return PostMortem(rank, frames, {name: "".join(linecache.getlines(name)) for name in files})
 
@@ -78,30 +90,30 @@ def _frame(frame: FrameType, line: int, rank: int) -> Frame:
 
 def _pickled(value: Any, rank: int) -> bytes:
     try:
-        if _small(value):
-            return pickle.dumps(value.detach() if hasattr(value, "detach") else value)
-    except Exception:  # as tensors within torch.vmap: it says where it is instead
-        pass
-    return pickle.dumps(OnRank(type(value).__name__, rank))
+        return pickle.dumps(_plain(value))
+    except Exception:  # as of tensors within torch.vmap
+        return pickle.dumps(OnRank(type(value).__name__, rank))
 
 
-def _small(value: Any, room: int = FEW) -> bool:
-    """Whether a value is plain and small: only then it can be taken at once and without running code of its own."""
+def _plain(value: Any, room: int = FEW) -> Any:
+    """A small value of a kind that can be taken at once and without running code of its own. Raises TypeError for others."""
     import numpy as np
     import torch
 
     kind = type(value)
-    if kind in (str, bytes):
-        return len(value) <= SMALL
     if kind in (type(None), bool, int, float, complex, torch.Size, torch.dtype, torch.device):
-        return True
-    if kind in (torch.Tensor, torch.nn.Parameter):
-        return bool(value.device.type == "cpu" and value.layout is torch.strided and value.nbytes <= SMALL)
-    if kind is np.ndarray:
-        return bool(value.nbytes <= SMALL and value.dtype.hasobject is False)
-    if kind is dict:
-        return _small([*value, *value.values()], room)
-    return kind in (list, tuple) and len(value) <= room and all(_small(item, room // len(value)) for item in value)
+        return value
+    if kind in (str, bytes) and len(value) <= SMALL:
+        return value
+    if kind is np.ndarray and value.nbytes <= SMALL and not value.dtype.hasobject:
+        return value
+    if kind in (torch.Tensor, torch.nn.Parameter) and value.device.type == "cpu" and value.nbytes <= SMALL:
+        return Numbers(value.detach().tolist(), value.dtype, tuple(value.shape))  # modes have their own way of pickling tensors
+    if kind is dict and len(value) <= room:
+        return {_plain(key, room): _plain(item, room // len(value)) for key, item in value.items()}
+    if kind in (list, tuple) and len(value) <= room:
+        return kind(_plain(item, room // len(value)) for item in value)
+    raise TypeError(kind)
 
 
 # ---- in the notebook ------------------------------------------------------------------------------------------------------
@@ -138,6 +150,16 @@ def _raised(error: BaseException, frame: Frame, namespace: dict[str, Any]) -> Tr
 
 def _loaded(value: bytes) -> Any:
     try:
-        return pickle.loads(value)
+        return _whole(pickle.loads(value))
     except Exception as error:
         return error
+
+
+def _whole(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, Numbers):
+        return torch.tensor(value.values, dtype=value.dtype).reshape(value.shape)
+    if type(value) is dict:
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return type(value)(map(_whole, value)) if type(value) in (list, tuple) else value
