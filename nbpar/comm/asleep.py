@@ -25,16 +25,16 @@ class Asleep:
         self._used, self._since = -1.0, 0.0
 
     def look(self) -> Wait | None:
-        """What it waits in since the looks began to find it there; None if it moves or is elsewhere."""
+        """What it waits in, since the first look that found it there and still; None if it moves or is elsewhere."""
         main = threading.main_thread().ident
         if not state.sockets or main is None:
             return None
         used, now = time.clock_gettime(time.pthread_getcpuclockid(main)), time.monotonic()
-        if used - self._used > STILL:
+        operation, line = place(sys._current_frames().get(main))
+        if used - self._used > STILL or not operation:  # who slept in Python before has not waited there
             self._used, self._since = used, now
             return None
-        operation, line = place(sys._current_frames().get(main))
-        return Wait("", None, operation, None, line, now - self._since) if operation else None
+        return Wait("", None, operation, None, line, now - self._since)
 
 
 def place(frame: FrameType | None) -> tuple[str, int]:
