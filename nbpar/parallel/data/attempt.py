@@ -19,8 +19,15 @@ from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.gradients import AHEAD_OF_DATA
 from nbpar.parallel.data.layouts import Layout
 from nbpar.parallel.data.lazy import ROWS_FIRST, Through, unsettled
+from nbpar.parallel.data.rowwise import FEWER
 from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
+
+RAISES = f"{FEWER} it raises"
+
+
+def raised(error: Exception) -> str:
+    return f"{RAISES} {type(error).__name__}: {str(error)[:100]}"
 
 
 @dataclass
@@ -63,7 +70,7 @@ def attempt(  # noqa: PLR0917
     except Stopped as stopped:
         why = str(stopped) or "it does not do what its first call did"
     except Exception as error:
-        why = f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}"
+        why = raised(error)
     if call.over:  # a rank has left the call already
         return why
     call.over = True

@@ -118,18 +118,29 @@ class Splitter:
             if isinstance(plan, Refusal):
                 return self.whole(subject, plan, args, kwargs)
         self.gradients.active = True
-        began, verified = time.perf_counter(), plan.verified
-        outcome = Once(self.setting, subject, plan, flat, spec).run()
+        once = Once(self.setting, subject, plan, flat, spec)
+        if not (plan.verified or self.local_batchnorm):
+            return self.compared(once, knowledge, key, args, kwargs)
+        began = time.perf_counter()
+        outcome = once.run()
         pace.shortest = min(pace.shortest, time.perf_counter() - began)
-        if not verified:
-            self.disturb()
         if isinstance(outcome, Done):
             self.count(subject, "split")
             details = self.report.details
             details["rows"] = max(details.get("rows", 0), flat[plan.base].shape[plan.dim])
             return outcome.value
-        knowledge.surprise(key, outcome if not verified else None)
+        knowledge.surprise(key)
         return self.whole(subject, outcome, args, kwargs)
+
+    def compared(self, once: Once, knowledge: Knowledge, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The whole call, and what its rows give beside it."""
+        value, refusal = once.compared(lambda: self.run_whole(once.subject, args, kwargs, "compared"))
+        self.disturb()
+        if refusal:
+            knowledge.plans[key] = refusal
+            self.say(once.subject, refusal)
+        once.plan.verified = True
+        return value
 
     def look(self, plan: Plan) -> bool:
         """Whether it is time to look again: at calls 2, 4, 8, … and at the first call in each cell."""
@@ -140,12 +151,15 @@ class Splitter:
 
     def whole(self, subject: Subject, refusal: Refusal, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The whole call on every rank, and the reason."""
-        remedy = f". {refusal.remedy}" if refusal.remedy else ""
-        self.report.say(f"{subject.name} runs whole on every rank: {refusal.reason}{remedy}.")
+        self.say(subject, refusal)
         return self.run_whole(subject, args, kwargs)
 
-    def run_whole(self, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.count(subject, "whole")
+    def say(self, subject: Subject, refusal: Refusal) -> None:
+        remedy = f". {refusal.remedy}" if refusal.remedy else ""
+        self.report.say(f"{subject.name} runs whole on every rank: {refusal.reason}{remedy}.")
+
+    def run_whole(self, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any], way: str = "whole") -> Any:
+        self.count(subject, way)
         context.busy += 1
         try:
             return subject.run(*args, **kwargs)

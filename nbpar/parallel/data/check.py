@@ -3,8 +3,8 @@
 A glance at a row or two a rank, whole and split, is enough where every operator is known to keep rows apart (`rowwise`). Otherwise
 values decide: a few rows are run whole, then split, with disturbed weights and with holes in the arguments (zeros), so that means
 over masks do not pass as means over rows: outputs, state left on modules, random draws and gradients must agree. First quickly,
-within narrow bounds; what does not pass is tried with more rows in double precision, which decides. Then the whole batch must
-agree as well (`once`). All of it leaves no trace, and all ranks come to the same plan.
+within narrow bounds; what does not pass is tried with more rows in double precision, which decides. All of it leaves no trace, and
+all ranks come to the same plan. The first call of such a plan runs whole, and its rows must give the same (`once`).
 """
 
 from __future__ import annotations
@@ -16,47 +16,57 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nbpar.parallel.data.attempt import RAISES
 from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.layouts import reduced
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
-from nbpar.parallel.data.rowwise import COUNTED, FEWER
+from nbpar.parallel.data.rowwise import COUNTED, FEWER, NEW
 from nbpar.parallel.data.subject import Subject
-from nbpar.parallel.data.trial import Trial
+from nbpar.parallel.data.trial import Trial, Unsuited
 
 ALL = sys.maxsize
 REMEDY_ROWS = "Mark the part that treats rows one by one with `@nbpar.split`, or name the dimension of the batch: `--batch-dim D`"
 
 
 def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None, gradients: Gradients) -> Plan | Refusal:
-    """A plan for calls of this kind, or why there is none. Collective."""
-    size, reason = gradients.ranks.size, ""
+    """A plan for calls of this kind, or why there is none. Collective.
+
+    Ways to cut the arguments are glanced at in turn. What is not known is tried at once. Where rows meet in a known operator, it is
+    likelier that rows are elsewhere than that values say otherwise: other ways come first.
+    """
+    size = gradients.ranks.size
     trials = [partial(Trial, subject, flat, spec, candidate, gradients) for candidate in candidates(flat, size, batch_dim)]
-    exact = subject.precise or subject.module is None  # a function's weights are its own business
+    glances = gradients.ranks.all_here and (subject.precise or subject.module is None)  # a function's weights are its own business
     precise = subject.precise and not reduced()
-    doubts = [""] * len(trials)
-    for at, trial in enumerate(trials if exact and gradients.ranks.all_here else ()):
-        try:
-            return glanced(trial, size)
-        except Unlike as unlike:
-            doubts[at] = str(unlike)
-    for trial, doubt in zip(trials, doubts, strict=True):
-        try:
-            return tried(trial, size, precise, every=doubt.startswith(COUNTED))
-        except Unlike as unlike:
-            reason = reason or str(unlike)
+    doubts, reasons = [NEW] * len(trials), [""] * len(trials)
+    for late in (False, True):
+        for at, trial in enumerate(trials):
+            try:
+                if glances and not late:
+                    return glanced(trial, size)
+            except Unlike as unlike:
+                doubts[at] = reasons[at] = str(unlike)
+            if doubts[at].startswith(RAISES) or late == doubts[at].startswith(NEW):
+                continue
+            try:
+                return tried(trial, size, precise, every=doubts[at].startswith(COUNTED))
+            except Unlike as unlike:
+                reasons[at] = str(unlike)
     first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
     if first is not None and first.shape[0] < size:
         return Refusal(f"a batch of {first.shape[0]} has fewer rows than there are ranks ({size})")
-    return Refusal(reason or "no argument has as many rows as there are ranks", REMEDY_ROWS if reason else "")
+    return Refusal(reasons[0], REMEDY_ROWS) if reasons else Refusal("no argument has as many rows as there are ranks")
 
 
 def glanced(trial: Callable[[int], Trial], size: int) -> Plan:
     """A glance at one row a rank; where a single one is not treated like several, at two. Raises Unlike."""
     try:
         return trial(size).glance()
+    except Unsuited:
+        raise
     except Unlike as unlike:
-        if not str(unlike).startswith(FEWER):
+        if not str(unlike).startswith(FEWER) or trial(2 * size).rows == size:
             raise
     return trial(2 * size).glance()
 

@@ -22,12 +22,15 @@ from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
 from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, tensors
 from nbpar.parallel.data.operators import operator
-from nbpar.parallel.data.rowwise import logged
+from nbpar.parallel.data.rowwise import NEW, logged
 from nbpar.parallel.model.table import READING_OPERATORS
 from nbpar.uncompiled import Mode
 
 # Draws whose use of the stream depends on the values of other rows: rejection sampling, fused kernels.
 UNCUTTABLE = {"_standard_gamma", "_sample_dirichlet", "poisson", "binomial", "rrelu_with_noise", "rrelu_with_noise_", "randperm"}
+
+
+WRITES = f"{NEW}: it writes to its weights"
 
 
 def is_draw(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
@@ -98,7 +101,7 @@ class Record(Mode):
     def spare(self) -> None:
         """A look that follows operators has no weights to spare. Raises Stopped before they are written to."""
         if self._followed and self.writes.seen:
-            raise Stopped("it writes to its weights")
+            raise Stopped(WRITES)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -151,7 +154,7 @@ class Replay(Ordered):
         if known.written:
             self.writes.see(function, args, kwargs)
             if self.writes.seen and context.log is not None:
-                raise Stopped("it writes to its weights")
+                raise Stopped(WRITES)
         if not known.seeded or not is_draw(function, args, kwargs):
             return logged(function, args, kwargs)
         at, self.at = self.at, self.at + 1

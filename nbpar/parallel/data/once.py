@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_unflatten
 
-from nbpar.parallel.data import context, norm, state
+from nbpar.parallel.data import norm, state
 from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.border import leave
 from nbpar.parallel.data.context import Call
@@ -58,22 +57,46 @@ class Once:
         """Collective. After a Refusal everything is as before."""
         if self.call.share.rows < self.call.ranks.size:
             return Refusal(f"a batch of {self.call.share.rows} has fewer rows than there are ranks ({self.call.ranks.size})")
-        plan, subject = self.plan, self.subject
-        expected = None if plan.shown or plan.verified or self.setting.local_batchnorm else self.reference()
-        watch = Whole(self.call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
-        local = attempt(subject, subject.run, self.flat, self.spec, plan.cuts, self.call, watch, self.accept)
+        local = self.attempt()
         if isinstance(local, str):
             self.put_back()
             return Refusal(local)
         norm.even_out(self.call)
-        out = leave if expected is not None else self.leave
-        outputs = [v if how is None else out(v, how, self.call) for v, how in zip(local.values, plan.outputs, strict=True)]
+        outputs = [v if how is None else self.leave(v, how) for v, how in zip(local.values, self.plan.outputs, strict=True)]
         self.leave_state()
-        if expected is not None and not self.as_expected(outputs, *expected):
-            self.put_back()
-            return Refusal("rows mix: the whole batch gives another result than its rows")
-        plan.verified = True
-        return Done(unflatten(outputs, plan.spec))
+        return Done(unflatten(outputs, self.plan.spec))
+
+    def compared(self, whole: Callable[[], Any]) -> tuple[Any, Refusal | None]:
+        """What the whole call gives; and why its rows, tried without a trace of it, did not give the same. Collective."""
+        tried = self.tried()
+        value = whole()
+        if isinstance(tried, Refusal):
+            return value, tried
+        with self.setting.checking(self.subject, self.flat):
+            left = self.kept.left().tensors if self.kept else {}
+            wanted = [*flatten(value)[0], *(left.get(place) for place in self.plan.state)]
+            fine = all(self.call.ranks.objects(len(tried) == len(wanted) and all(map(alike, tried, wanted))))
+        return value, None if fine else Refusal("rows mix: the whole batch gives another result than its rows")
+
+    def tried(self) -> list[Any] | Refusal:
+        """Outputs and state of the call on this rank's rows, put together. Everything is as before."""
+        with self.setting.checking(self.subject, self.flat), torch.no_grad(), self.subject.untouched():
+            self.subject.tried += max(self.call.share.sizes) / self.call.share.rows
+            try:
+                local = self.attempt()
+                if isinstance(local, str):
+                    return Refusal(local)
+                left = [state.get(self.subject.modules, place) for place in self.plan.state]
+                pairs = zip([*local.values, *left], [*self.plan.outputs, *self.plan.state.values()], strict=True)
+                return [leave(v, how, self.call).clone() if how and v is not None else v for v, how in pairs]
+            finally:
+                self.put_back()
+                torch.clear_autocast_cache()
+
+    def attempt(self) -> Local | str:
+        plan, subject = self.plan, self.subject
+        watch = Whole(self.call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
+        return attempt(subject, subject.run, self.flat, self.spec, plan.cuts, self.call, watch, self.accept)
 
     def accept(self, local: Local) -> Sequence[Any]:
         """The local outputs are what the plan says. Raises Unlike."""
@@ -85,8 +108,8 @@ class Once:
         outlines = [outline(value, how, self.call.share) for value, how in zip(local.values, self.plan.outputs, strict=True)]
         return [*outlines, self.call.ranks.homes(left)]
 
-    def leave(self, local: Tensor, how: How, call: Call) -> Tensor:
-        return self.setting.lazy.leave(local, how, call) if isinstance(how, Layout) else leave(local, how, call)
+    def leave(self, local: Tensor, how: How) -> Tensor:
+        return self.setting.lazy.leave(local, how, self.call) if isinstance(how, Layout) else leave(local, how, self.call)
 
     def leave_state(self) -> None:
         """What the call left on its modules, as one process would have left it."""
@@ -94,30 +117,6 @@ class Once:
             value = state.get(self.subject.modules, place) if how != "same" else None
             if value is not None:
                 state.put(self.subject.modules, place, leave(value, how, self.call))
-
-    def reference(self) -> tuple[list[Any], dict[state.Place, Tensor]] | None:
-        """Outputs and state of one whole call, without a trace of it; None if it fails: then the call itself will say so."""
-        flat = [value.detach().clone() if isinstance(value, Tensor) else value for value in self.flat]
-        args, kwargs = tree_unflatten(flat, self.spec)
-        try:
-            self.subject.tried += 1.0
-            with self.setting.checking(self.subject, self.flat), torch.no_grad(), context.inside(None), self.subject.untouched():
-                outputs, _ = flatten(self.call.ranks.together(lambda: self.subject.run(*args, **kwargs)))
-            assert self.kept is not None
-            return outputs, {place: value.detach().clone() for place, value in self.kept.left().tensors.items()}
-        except Exception:
-            return None
-        finally:
-            self.put_back()
-            torch.clear_autocast_cache()
-
-    def as_expected(self, outputs: list[Any], expected: list[Any], expected_state: dict[state.Place, Tensor]) -> bool:
-        got = outputs + [state.get(self.subject.modules, place) for place in self.plan.state]
-        wanted = expected + [expected_state.get(place) for place in self.plan.state]
-        fine = len(got) == len(wanted) and all(
-            not isinstance(a, Tensor) or (isinstance(b, Tensor) and same(a, b, loose())) for a, b in zip(got, wanted, strict=True)
-        )
-        return all(self.call.ranks.objects(fine))
 
     def put_back(self) -> None:
         if self.kept:
@@ -127,6 +126,10 @@ class Once:
         torch.set_rng_state(self.torch_stream)
         for weight, value in zip(self.subject.parameters, self.weights, strict=False):
             weight.data.copy_(value)
+
+
+def alike(a: Any, b: Any) -> bool:
+    return not isinstance(a, Tensor) or (isinstance(b, Tensor) and same(a, b, loose()))
 
 
 def outline(value: Any, how: Any, share: Share) -> Any:

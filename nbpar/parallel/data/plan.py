@@ -37,7 +37,7 @@ class Plan:
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
     rows: how many were tried.
-    shown: operators show that rows are apart. verified: that, or a whole batch has been compared. fresh: looked at in this cell.
+    verified: operators show that rows are apart, or a whole batch has been compared. fresh: looked at in this cell.
     """
 
     base: int
@@ -51,7 +51,6 @@ class Plan:
     reads: bool
     writes: bool
     rows: int
-    shown: bool = False
     verified: bool = False
     fresh: bool = True
     calls: int = 0
@@ -78,15 +77,13 @@ class Knowledge:
     surprises: dict[Any, int] = field(default_factory=dict)
     paces: dict[Any, Pace] = field(default_factory=dict)
 
-    def surprise(self, key: Any, refusal: Refusal | None) -> None:
-        """A split call did not go as planned. After a few times, or with a refusal, calls of this kind run whole."""
+    def surprise(self, key: Any) -> None:
+        """A split call did not go as planned. After a few times calls of this kind run whole."""
         self.surprises[key] = self.surprises.get(key, 0) + 1
-        if self.surprises[key] >= MOST_SURPRISES:
-            refusal = refusal or Refusal(f"{MOST_SURPRISES} times it did not do what its first call did")
-        if refusal:
-            self.plans[key] = refusal
-        else:
+        if self.surprises[key] < MOST_SURPRISES:
             del self.plans[key]
+        else:
+            self.plans[key] = Refusal(f"{MOST_SURPRISES} times it did not do what its first call did")
 
     def begin(self, cell: int) -> None:
         """A cell's first call: the module may be another since, so plans are looked at again and refusals are forgotten."""
@@ -114,20 +111,22 @@ def kind(flat: Sequence[Any], training: bool, size: int, batch_dim: int | None) 
 
 
 def candidates(flat: Sequence[Any], size: int, batch_dim: int | None) -> Iterator[Candidate]:
-    """Ways to cut the arguments, the likeliest first: dimension 0, then 1; all that share the length, then fewer."""
-    given: set[Candidate] = set()
+    """Ways to cut the arguments, the likeliest first: by the first argument, dimension 0, then 1; then by others.
+
+    Of each: all that share the length, then fewer.
+    """
+    given: set[frozenset[tuple[int, Layout]]] = set()
     tensors = {at: value for at, value in enumerate(flat) if isinstance(value, Tensor) and value.dim()}
-    for dim in (0, 1) if batch_dim is None else (batch_dim,):
-        for base, tensor in tensors.items():
+    for base, tensor in tensors.items():
+        for dim in (0, 1) if batch_dim is None else (batch_dim,):
             if tensor.dim() <= dim or tensor.shape[dim] < size:
                 continue
             rows = tensor.shape[dim]
             order = (dim, *(other for other in (0, 1) if other != dim))
             for cuts in choices(tensors, base, dim, rows, order):
-                candidate = Candidate(base, rows, cuts)
-                if candidate not in given and len(given) < MOST_CANDIDATES:
-                    given.add(candidate)
-                    yield candidate
+                if frozenset(cuts) not in given and len(given) < MOST_CANDIDATES:
+                    given.add(frozenset(cuts))
+                    yield Candidate(base, rows, cuts)
 
 
 def choices(

@@ -34,6 +34,7 @@ shape_of: Callable[[Tensor], Shape] = torch._C.TensorBase.shape.__get__  # type:
 
 FEWER = "on fewer rows"  # a single one may be treated otherwise than several: its memory is contiguous in any order
 COUNTED = "by number or place of rows"  # few do not show what many give
+NEW = "not known"  # nothing is said about rows
 
 
 class Unknown(Stopped):
@@ -160,7 +161,7 @@ class Follow:
         if len(self.local) < len(self.whole):
             raise Unknown(f"{FEWER} it runs fewer operators")
         if notes.odd:
-            raise Unknown(notes.odd)
+            raise Unknown(f"{NEW}: {notes.odd}")
         for decided in notes.decisions:
             own, against = ([is_rows(of, self.rows) for of in dimensions] for dimensions in decided)
             if any(own) != any(against):
@@ -224,7 +225,9 @@ class Follow:
         if step.name in TAKES and ins[0] is not None and not apart(step, ins, dims):
             raise Unknown(f"{COUNTED} it takes some ({step.name})")
         rule = RULES.get(step.name) or (alongside if is_pointwise(step.function) else None)
-        if rule is None or (any(ins) and None in dims) or not rule(step, ins, dims):
+        if rule is None:
+            raise Unknown(f"{NEW}: {step.name}")
+        if (any(ins) and None in dims) or not rule(step, ins, dims):
             raise Unknown(f"{step.name} may mix rows")
         outers = {rows.outer for rows in ins if rows is not None}
         if not outers:

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
 from nbpar.parallel.data import context, counts, probes, rowwise
-from nbpar.parallel.data.attempt import Local, attempt
+from nbpar.parallel.data.attempt import Local, attempt, raised
 from nbpar.parallel.data.context import Call, Stopped
-from nbpar.parallel.data.draws import Drawn, Record, Replay, Streams, Unlike
+from nbpar.parallel.data.draws import WRITES, Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, now
 from nbpar.parallel.data.layouts import How, Layout, Share, find, layouts, loose, plain, reduced, same, tolerance
 from nbpar.parallel.data.memory import Writes
 from nbpar.parallel.data.plan import Candidate, Plan
+from nbpar.parallel.data.rowwise import NEW
 from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
@@ -83,9 +84,9 @@ class Trial:
     def glance(self) -> Plan:
         """Forward only, with the rows and weights as they are: that is enough where operators show that rows are apart."""
         if any(isinstance(module, torch.jit.ScriptModule) for module in self.subject.modules):
-            raise Unlike("what a script makes of sizes is not seen")
+            raise Unlike(f"{NEW}: what a script makes of sizes")
         if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-            raise Unlike("what the backward pass needs is packed")
+            raise Unlike(f"{NEW}: what the backward pass needs is packed")
         with torch.inference_mode(False):
             weights = [(weight, weight.data) for weight in self.subject.parameters]
 
@@ -102,8 +103,8 @@ class Trial:
         finally:
             self.follows = False
         if plan.writes:
-            raise Unlike("it writes to its weights")
-        return replace(plan, shown=True)
+            raise Unlike(WRITES)
+        return replace(plan, verified=True)
 
     def quick(self) -> Plan:
         """In the program's own precision, within narrow bounds."""
@@ -217,7 +218,7 @@ class Trial:
             with context.inside(None), context.watching(record), self.following(flat, record.touched) as steps, record:
                 output = self.ranks.together(lambda: self.subject.trial(*args, **kwargs))
         except Exception as error:
-            raise Unsuited(f"on fewer rows it raises {type(error).__name__}: {str(error)[:100]}") from None
+            raise Unsuited(raised(error)) from None
         values, spec = flatten(output)
         if record.reads_rows:
             raise Unlike("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
@@ -229,7 +230,7 @@ class Trial:
         left = kept.left()
         if steps:
             if rowwise.opaque(value for value in (*values, *left.tensors.values()) if isinstance(value, Tensor)):
-                raise Unlike("its backward pass runs other code than torch's own")
+                raise Unlike(f"{NEW}: its backward pass")
             steps.values, steps.state = [id(value) for value in values], {at: id(value) for at, value in left.tensors.items()}
         wholes = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
         state, streams = {place: value.detach().clone() for place, value in left.tensors.items()}, Streams.now()
@@ -286,7 +287,7 @@ class Trial:
             state.update({place: self.match(now[place], value, place, said) for place, value in whole.state.items()})
             return [hows, [*state.values()], replay.layouts] if whole.steps else ()
 
-        self.subject.tried += self.share.count / self.candidate.rows
+        self.subject.tried += max(self.share.sizes) / self.candidate.rows
         with context.logging(follow):
             local = attempt(self.subject, self.subject.trial, copies(inputs), self.spec, self.candidate.cuts, call, replay, accept)
         if isinstance(local, str):
