@@ -57,7 +57,7 @@ def even_out(call: Call) -> None:
         flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors]) * call.share.weight
         call.ranks.all_reduce(flat, "inside")
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view(tensor.shape))
+            tensor.data.copy_(part.view(tensor.shape))  # autograd has saved the tensor, whose values it does not use
     call.statistics.clear()
 
 
