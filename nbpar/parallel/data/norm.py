@@ -16,6 +16,8 @@ from nbpar.parallel.data.ranks import to_list
 from nbpar.parallel.data.rowwise import one_step
 from nbpar.parallel.inner import Inner
 
+LONG = 4096  # values that float32 may sum up one after another
+
 
 def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`torch.batch_norm`, the operator behind `F.batch_norm`, with the statistics of all ranks' rows."""
@@ -66,25 +68,38 @@ def statistics(input: Tensor, call: Call) -> tuple[Tensor, Tensor, float]:
     precise = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     count = input.numel() // input.shape[1]
     mean, var = of_rows(precise) if count else (precise.new_zeros(input.shape[1]),) * 2
-    every = call.gather(torch.cat([precise.new_tensor([count]), mean, var]))
+    every = call.gather(torch.cat([mean.new_tensor([count]), mean, var]))
     counts, means, variances = every[:, :1], *every[:, 1:].chunk(2, dim=1)
     total: float = to_list(counts.sum())  # type: ignore[assignment]
     mean_all = (counts * means).sum(0) / total
     var_all = (counts * (variances + (means - mean_all) ** 2)).sum(0) / total
-    return mean_all.to(mean.dtype), var_all.to(var.dtype), total
+    return mean_all.to(precise.dtype), var_all.to(precise.dtype), total
 
 
 def of_rows(input: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel of this rank's rows."""
-    if input.dtype != torch.float32 or input.dim() < 3 or not input.is_contiguous():
-        mean, var = torch.batch_norm_update_stats(input, None, None, 0.0)  # three times as fast as var_mean
-        return mean, var
-    # Twice as fast again: corrected two-pass (Chan, Golub and LeVeque 1983), so that float32 sums are no worse.
-    dims, shape = [0, *range(2, input.dim())], [1, -1] + [1] * (input.dim() - 2)
-    mean = input.mean(dims)
-    centred = input - mean.view(shape)
-    off = centred.mean(dims)
-    return mean + off, centred.square_().mean(dims) - off**2
+    if input.dim() > 2 and input.is_contiguous():
+        plane = input.flatten(2)
+        runs = plane if plane.shape[2] <= LONG else input
+        if runs.shape[-1] <= LONG:
+            mean, var, certain = of_squares(runs)
+            if certain:
+                return mean, var
+    mean, var = torch.batch_norm_update_stats(input, None, None, 0.0)  # three times as fast as var_mean
+    return mean, var
+
+
+def of_squares(runs: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Mean and variance from sums of values and of squares, in a third of the time that squares of differences take.
+
+    runs: (n, C, …, few), so that sums along the last dimension lose little; all others are in float64.
+    The difference of squares loses as many digits as it is smaller than they are: certain says that it is not by much.
+    """
+    dims = [0, *range(2, runs.dim() - 1)]
+    mean = runs.mean(-1).double().mean(dims)
+    square = torch.linalg.vector_norm(runs, dim=-1).double().square_().mean(dims).div_(runs.shape[-1])
+    var = square - mean * mean
+    return mean, var, all(to_list(square <= 4 * var))
 
 
 class Normalise(Inner):
