@@ -73,6 +73,24 @@ WAYS = {
     "convolution over rows": "h + self.gate * F.conv1d(h.t()[None], self.kernel, padding=1)[0].t()",
     "pooling over rows": "h + self.gate * F.avg_pool1d(h.t()[None], 3, 1, 1)[0].t()",
     "layer norm over rows": "h + self.gate * F.layer_norm(h.t(), (h.shape[0],)).t()",
+    "a view kept from before of a running mean": "running_mean_kept(self, h)",
+    "a mean written by `out`": "written(self, h)",
+    "a sum by the number of rows, a view of it": "kept(self, h, divided(h))",
+    "places of some rows": "h + self.gate * torch.cat([h, h], 1).view(-1, 8)[torch.arange(h.shape[0])]",
+    "places of rows by a mask": "h + self.gate * h[:, None].expand(-1, 2, -1)[torch.arange(len(h)), torch.arange(len(h)) % 2]",
+    "places of rows, modulo": "h + self.gate * h[torch.arange(len(h)) // 2]",
+    "rows by number and by columns": "h if h.shape[1] + h.shape[0] < 50 else h - h.mean(0)",
+    "rows by a power of their number": "h if h.shape[0] * h.shape[0] < 700 * h.shape[0] // 20 else h - h.mean(0)",
+    "rows by a part of their number": "h if len(h) * 8 // 4 < 100 else h - h.mean(0)",
+    "rows by a table of numbers": "h - {64: h.mean(0)}.get(len(h), 0)",
+    "rows by a set of numbers": "h - h.mean(0) if len(h) in {32, 64} else h",
+    "rows repeated": "h + self.gate * h.repeat(2, 1)[:len(h)]",
+    "rows repeated, by pairs": "h + self.gate * h.repeat(2, 1).view(2, -1, 8).mean(0).view(-1, 2, 8).flip(1).flatten(0, 1)",
+    "windows over rows": "h + self.gate * F.pad(h, (0, 0, 1, 1)).unfold(0, 3, 1).mean(-1)",
+    "instance norm over rows": "h + self.gate * F.instance_norm(h.t()[None])[0].t()",
+    "a mask of other rows": "masked(self, h, (h[:, 0] > 0).flip(0))",
+    "a number made of rows where a mask is on": "masked(self, h, h[:, 0] > 0, h.mean())",
+    "classes of the batch": "h + self.gate * F.one_hot(h.argmax(1), 8).to(h).mean(0)",
     "softmax over rows": "h + self.gate * h.softmax(0)",
     "rows by einsum": "h + self.gate * torch.einsum('bd,cd,ce->be', h, h, h)",
     "rows added into one": "h + self.gate * torch.zeros_like(h).index_add(0, torch.zeros(h.shape[0], dtype=torch.long), h)",
@@ -133,6 +151,29 @@ def running(self, h):
     view = self.running.view(-1)
     self.running.add_(h.detach().mean(0))
     return h - self.gate * view
+
+def running_mean_kept(self, h):
+    if not hasattr(self, "view"):
+        self.view = self.running.view(-1)
+    self.running.add_(h.detach().mean(0))
+    return h - self.view
+
+def written(self, h):
+    made = torch.zeros(8)
+    view = made.view(-1)
+    torch.mean(h.detach(), 0, out=made)
+    return h - self.gate * view
+
+def divided(h):
+    total = h.sum()
+    view = total.view(1)
+    total = total / len(h)
+    return view.sum() + 0 * total
+
+def masked(self, h, mask, value=0.0):
+    other = h.clone()
+    other[mask] = value
+    return h + self.gate * other
 
 def running_mean(self, h):
     self.running.mul_(0.9).add_(0.1 * h.detach().mean(0))

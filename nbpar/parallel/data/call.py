@@ -113,7 +113,10 @@ class Splitter:
             if len(self.settled) < MOST_SETTLED:
                 self.settled[id(subject.key), outward(args, kwargs)] = subject
             return self.whole(subject, Refusal(pace.reason), args, kwargs)
-        if self.look(plan) and not self.still(subject, flat, spec, plan):
+        look = self.look(plan)
+        if look and plan.counted:
+            plan.verified = False
+        elif look and not self.still(subject, flat, spec, plan):
             plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
             if isinstance(plan, Refusal):
                 return self.whole(subject, plan, args, kwargs)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -78,10 +79,10 @@ def tried(trial: Callable[[int], Trial], size: int, precise: bool, *, every: boo
     """
     if precise:
         try:
-            return trial(ALL if every else size + 1).quick()
+            return replace(trial(ALL if every else size + 1).quick(), counted=every)
         except Unlike:
             pass
-    return trial(ALL if every else 2 * size + 1).thorough()
+    return replace(trial(ALL if every else 2 * size + 1).thorough(), counted=every)
 
 
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:

@@ -6,6 +6,7 @@ While `watching`, sizes are integers that know which dimension of which tensor t
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,10 +25,13 @@ class Notes:
     """decisions: each by some dimensions, perhaps against others. odd: something that is not followed. kept: keeps ids unique.
 
     seen: numbers of rows up to this one are what the runs themselves have: to compare with them decides nothing that is not seen.
+    rows: how many this run has. linear: products that were taken to grow with the rows, which no more than one of them may be.
     """
 
     seen: int
+    rows: int
     decisions: list[tuple[tuple[Dimension, ...], tuple[Dimension, ...]]] = field(default_factory=list)
+    linear: list[tuple[Dimension, ...]] = field(default_factory=list)
     odd: str = ""
     kept: list[Tensor] = field(default_factory=list)
 
@@ -51,7 +55,27 @@ class Count(int):
         return self.decided(result) if result is NotImplemented else Count.made(result, (*self.of, *getattr(other, "of", ())))
 
     __rmul__ = __mul__
-    __hash__ = int.__hash__
+
+    def __hash__(self) -> int:
+        return self.decided(int.__hash__(self))
+
+    def __floordiv__(self, other: Any) -> Any:
+        result = int.__floordiv__(self, other)
+        if notes is None or type(other) is not int or int.__mod__(self, notes.rows * other):
+            return floor_divided(self, other)
+        notes.linear.append(self.of)
+        return Count.made(result, self.of)
+
+    def is_small(self, other: Any) -> bool:
+        """Whether any number of rows but those that are seen gives a size above this constant: it may be several for each row."""
+        if notes is None or not isinstance(other, int) or isinstance(other, Count):
+            return False
+        if other <= notes.seen:
+            return True
+        small: bool = other * notes.rows < int.__mul__(self, notes.seen + 1)
+        if small:
+            notes.linear.append(self.of)
+        return small
 
     def decided(self, result: Any, other: Any = None) -> Any:
         if notes is not None:
@@ -64,8 +88,7 @@ def compares(name: str) -> Callable[[Count, Any], Any]:
 
     def method(self: Count, other: Any) -> Any:
         result = plain(self, other)
-        trivial = isinstance(other, int) and not isinstance(other, Count) and notes is not None and other <= notes.seen
-        return result if trivial else self.decided(result, other)
+        return result if self.is_small(other) else self.decided(result, other)
 
     return method
 
@@ -74,16 +97,21 @@ def calculates(name: str) -> Callable[..., Any]:
     plain = getattr(int, name)
 
     def method(self: Count, *others: Any) -> Any:
-        return self.decided(plain(self, *others))
+        result = plain(self, *others)
+        if notes is not None:
+            notes.decisions.append((sum((getattr(other, "of", ()) for other in others), self.of), ()))
+        return result
 
     return method
 
 
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Count, f"__{_name}__", compares(f"__{_name}__"))
-for _name in ("add", "sub", "floordiv", "truediv", "mod", "divmod", "pow", "and", "or", "xor", "lshift", "rshift"):
+for _name in ("add", "sub", "truediv", "mod", "divmod", "pow", "and", "or", "xor", "lshift", "rshift"):
     setattr(Count, f"__{_name}__", calculates(f"__{_name}__"))
     setattr(Count, f"__r{_name}__", calculates(f"__r{_name}__"))
+floor_divided = calculates("__floordiv__")
+Count.__rfloordiv__ = calculates("__rfloordiv__")  # type: ignore[method-assign]
 for _name in ("float", "int", "neg", "abs", "invert", "round", "floor", "ceil", "trunc"):
     setattr(Count, f"__{_name}__", calculates(f"__{_name}__"))
 
@@ -95,8 +123,8 @@ def sizes(tensor: Tensor, plain: Any) -> list[Count]:
 
 
 @contextmanager
-def watching(seen: int) -> Iterator[Notes]:
-    """seen: see `Notes`."""
+def watching(seen: int, rows: int) -> Iterator[Notes]:
+    """seen, rows: see `Notes`."""
     global notes
     plain: Any = torch._C.TensorBase
     get_shape, get_node = plain.shape.__get__, plain.grad_fn.__get__
@@ -130,6 +158,14 @@ def watching(seen: int) -> Iterator[Notes]:
 
         return method
 
+    def python_len(original: Any) -> Any:  # which makes an integer of what `__len__` gives
+        def method(value: Any, /) -> Any:
+            if notes is None or not isinstance(value, Tensor) or not value.dim():
+                return original(value)
+            return shape(value)[0]
+
+        return method
+
     def node(tensor: Tensor) -> Any:
         found("it looks at its graph")
         return get_node(tensor)
@@ -153,7 +189,8 @@ def watching(seen: int) -> Iterator[Notes]:
         stack.enter_context(patched(torch._C._autograd, "_push_saved_tensors_default_hooks", packing))
         stack.enter_context(patched(Tensor, "shape", lambda plain: property(shape)))
         stack.enter_context(patched(Tensor, "grad_fn", lambda plain: property(node)))
-        notes = made = Notes(seen)
+        stack.enter_context(patched(builtins, "len", python_len))
+        notes = made = Notes(seen, rows)
         try:
             yield made
         finally:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from nbpar.parallel.data import context
-from nbpar.parallel.data.rowwise import LOSS, one_step
+from nbpar.parallel.data.rowwise import LOSS, LOSS_EACH, LOSS_SUM, one_step
 
-MEAN, SUM = 1, 2  # torch's numbers for reductions
+NONE, MEAN, SUM = 0, 1, 2  # torch's numbers for reductions
+STEPS = {NONE: LOSS_EACH, MEAN: LOSS, SUM: LOSS_SUM}
 
 
 def counted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -28,9 +29,7 @@ def counted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def apart(input: Tensor, target: Tensor, weight: Tensor | None, reduction: int, *others: Any) -> Tensor:
         args = input, target, weight, reduction, *others
-        if reduction != MEAN or target.is_floating_point():
-            return loss(*args)
-        return one_step(LOSS, loss, args, others)
+        return loss(*args) if target.is_floating_point() else one_step(STEPS[reduction], loss, args, others)
 
     return apart
 

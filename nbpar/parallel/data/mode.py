@@ -16,7 +16,7 @@ from torch.utils import checkpoint as checkpointing
 
 from nbpar.errors import OptionError, suggest
 from nbpar.parallel import api
-from nbpar.parallel.data import checkpoints, context, losses, norm
+from nbpar.parallel.data import checkpoints, context, losses, norm, onehot
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.central import updated_on_root
 from nbpar.parallel.data.draws import READS
@@ -127,6 +127,8 @@ def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]
     yield torch, "batch_norm", norm.exact
     yield torch._C._nn, "cross_entropy_loss", losses.counted
     yield torch._C._nn, "nll_loss_nd", losses.counted
+    yield torch.nn.functional, "_verify_batch_size", norm.of_all_ranks
+    yield torch.nn.functional, "one_hot", onehot.unseen
     yield checkpointing, "_checkpoint_without_reentrant_generator", checkpoints.kept(splitter.report)
     yield checkpointing, "CheckpointFunction", checkpoints.reentrant(splitter.report)
     for name in READS:

@@ -50,6 +50,20 @@ def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda *args: one_step("batch_norm", batch_norm, args, args[5:8])
 
 
+def of_all_ranks(original: Callable[..., None]) -> Callable[..., None]:
+    """`F.batch_norm` asks whether there is more than one value to take statistics of: in a split call, with the other ranks' rows.
+
+    A call is split if it has a row for each of two ranks or more.
+    """
+
+    def verify(size: Any) -> None:
+        call = context.running
+        if context.record is None and (call is None or call.local_batchnorm):
+            original(size)
+
+    return verify
+
+
 def even_out(call: Call) -> None:
     """After BatchNorm over each rank's own rows: running statistics become the row-weighted mean of the ranks'."""
     tensors = [tensor for pair in call.statistics.values() for tensor in pair]

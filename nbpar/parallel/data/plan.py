@@ -36,7 +36,7 @@ class Plan:
 
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
-    rows: how many were tried.
+    rows: how many were tried. counted: it goes by the number or place of rows, so all were; later looks compare a whole call.
     verified: operators show that rows are apart, or a whole batch has been compared. fresh: looked at in this cell.
     """
 
@@ -51,6 +51,7 @@ class Plan:
     reads: bool
     writes: bool
     rows: int
+    counted: bool = False
     verified: bool = False
     fresh: bool = True
     calls: int = 0

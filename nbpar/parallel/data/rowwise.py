@@ -24,7 +24,7 @@ from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Stopped
 from nbpar.parallel.data.counts import Notes
 from nbpar.parallel.data.layouts import Share
-from nbpar.parallel.data.memory import NESTED, is_elsewhere, tensors
+from nbpar.parallel.data.memory import NESTED, is_elsewhere, is_strided, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.state import equal
 
@@ -64,7 +64,10 @@ def name_of(function: Any) -> str:
 
 
 def shaped(values: list[Tensor]) -> list[tuple[Tensor, Shape]]:
-    return [(value, shape_of(value)) for value in values]
+    try:
+        return [(value, shape_of(value)) for value in values]
+    except RuntimeError:
+        raise Unknown(f"{NEW}: nested tensors") from None
 
 
 def logged(function: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor] | None = None) -> Any:
@@ -109,7 +112,8 @@ class Rows:
 
 # A number made of all rows: their mean or sum.
 Number = Literal["mean", "sum"]
-Way = Rows | Number | None
+PLACES: Literal["places"] = "places"  # 0, 1, 2, …: the place of each row, which is another one in a split run
+Way = Rows | Number | Literal["places"] | None
 
 
 class Log(list[Step]):
@@ -147,6 +151,7 @@ class Follow:
         self.dims: dict[tuple[Shape, Shape], int] = {}
         self.local: list[Step] = []  # kept as the whole run's are: torch detaches what a factory gives if somebody else holds it
         self.rows: dict[int, Way] = {id(tensor): rows for tensor, rows in known}
+        self.filled: dict[int, Any] = {}  # by storage, what a number made of rows was written to
 
     def append(self, local: Step) -> None:
         """The operator that ran now."""
@@ -156,7 +161,7 @@ class Follow:
         self.local.append(local)
         self.step(self.whole[at], local)
 
-    def end(self, notes: Notes, read: Iterable[Tensor]) -> dict[int, Way]:
+    def end(self, notes: Notes, read: Iterable[Tensor]) -> None:
         """The run is over. notes, read: of the whole one, what Python made of sizes, and which tensors' values it read."""
         if len(self.local) < len(self.whole):
             raise Unknown(f"{FEWER} it runs fewer operators")
@@ -164,11 +169,26 @@ class Follow:
             raise Unknown(f"{NEW}: {notes.odd}")
         for decided in notes.decisions:
             own, against = ([is_rows(of, self.rows) for of in dimensions] for dimensions in decided)
-            if any(own) != any(against):
+            if sum(own) != sum(against):
                 raise Unknown(f"{COUNTED} Python decides")
-        if any(self.rows.get(id(tensor)) is not None or is_elsewhere(tensor) for tensor in read):
+        if any(sum(is_rows(of, self.rows) for of in dimensions) > 1 for dimensions in notes.linear):
+            raise Unknown(f"{COUNTED} Python decides")
+        if any(is_elsewhere(tensor) or self.way(tensor) is not None for tensor in read):
             raise Unknown("Python reads values of its rows")
-        return self.rows
+
+    def fill(self, tensors: Iterable[Tensor]) -> None:
+        """What had no rows was overwritten with a number made of rows: other views of it do not know."""
+        for tensor in tensors:
+            if not is_strided(tensor):
+                raise Unknown(f"{NEW}: a number made of rows is written to memory that is not followed")
+            self.filled[tensor.untyped_storage()._cdata] = tensor
+
+    def way(self, whole: Tensor) -> Way:
+        """Where a tensor of the whole run has its rows."""
+        known = self.rows.get(id(whole))
+        if self.filled and not isinstance(known, str) and is_strided(whole) and whole.untyped_storage()._cdata in self.filled:
+            raise Unknown("another view of a number made of rows")
+        return known
 
     def differs(self, whole: Shape, local: Shape) -> int | None:
         """The dimension with the rows, if there is one."""
@@ -186,7 +206,7 @@ class Follow:
         dim = dims[0]
         times, rest = divmod(whole[dim], self.total)
         if len(dims) > 1 or rest or local[dim] != times * self.count or 0 in whole:
-            raise Unknown("sizes do not follow the number of rows")
+            raise Unknown(f"{FEWER} sizes do not follow their number")
         return dim
 
     def step(self, whole: Step, local: Step) -> None:
@@ -197,7 +217,8 @@ class Follow:
         ways = [self.taken(*one, *other) for one, other in zip(whole.ins, local.ins, strict=True)]
         dims = [self.differs(one[1], other[1]) for one, other in zip(whole.outs, local.outs, strict=True)]
         if not as_given(whole, local):
-            raise Unknown(f"{COUNTED} {whole.name} is given other numbers")
+            self.rows[id(whole.outs[0][0])] = self.counted(whole, local, ways)
+            return
         if whole.made is not None and (local.made is None or not equal(whole.made, local.made)):
             raise Unknown(f"{COUNTED} a tensor is made")
         if any(ways) or dims.count(None) < len(dims):
@@ -206,14 +227,29 @@ class Follow:
             for tensor, _ in whole.outs:
                 self.rows[id(tensor)] = None
 
+    def counted(self, whole: Step, local: Step, ways: Sequence[Way]) -> Way:
+        """What an operator gives that was given the number of rows. Raises Unknown."""
+        if whole.name == "arange" and [given(whole), given(local)] == [(0, self.total, 1), (0, self.count, 1)]:
+            return PLACES
+        if whole.function is torch.ops.aten.div.Tensor and ways == ["sum"]:
+            a, b = whole.args[1], local.args[1]
+            if isinstance(a, int) and isinstance(b, int) and b and a * self.count == b * self.total:
+                return "mean"
+        raise Unknown(f"{COUNTED} {whole.name} is given other numbers")
+
     def lead(self, whole: Step, ways: Sequence[Way], dims: Sequence[int | None]) -> None:
         """From what an operator takes to what it gives."""
         ins = [way if isinstance(way, Rows) else None for way in ways]
+        if PLACES in ways:
+            self.rows[id(whole.outs[0][0])] = by_places(whole, ways, dims[0])
+            return
         number = made_of_all(whole, ways, ins) if dims.count(None) == len(dims) else None
         if number is None:
             if any(isinstance(way, str) for way in ways):
                 raise Unknown(f"{whole.name} works on a number made of rows")
             self.apart(whole, ins, dims)
+        if number is not None and whole.function is not None and operator(whole.function).written:
+            self.fill(tensor for tensor, _ in whole.outs if not isinstance(self.rows.get(id(tensor)), str))
         outer = next((rows.outer for rows in ins if rows is not None), 1)
         for (tensor, shape), dim in zip(whole.outs, dims, strict=True):
             if dim is not None and whole.name in RESHAPES:
@@ -231,7 +267,8 @@ class Follow:
             raise Unknown(f"{step.name} may mix rows")
         outers = {rows.outer for rows in ins if rows is not None}
         if not outers:
-            known = all(dim is None or shape[dim] == self.total for (_, shape), dim in zip(step.outs, dims, strict=True))
+            sizes = [shape[dim] for (_, shape), dim in zip(step.outs, dims, strict=True) if dim is not None]
+            known = step.name == "repeat" or all(length == self.total for length in sizes)
         else:
             known = len(outers) == 1 and (step.name not in DRAWS or outers == {1})
         if not known:
@@ -240,8 +277,8 @@ class Follow:
     def taken(self, whole: Tensor, shape: Shape, local: Tensor, its_shape: Shape) -> Way:
         """Where an operator's tensor has its rows."""
         dim, key = self.differs(shape, its_shape), id(whole)
-        known = self.rows.get(key)
-        if (known.dim if isinstance(known, Rows) else None) != dim:
+        known = self.way(whole)
+        if (known.dim if isinstance(known, Rows) else 0 if known == PLACES else None) != dim:
             raise Unknown("rows of unknown origin")
         if known is None and whole is not local and key not in self.rows and not equal(whole, local):
             raise Unknown("a tensor of unknown origin")
@@ -270,21 +307,50 @@ def is_pointwise(function: Any) -> bool:
 
 def made_of_all(step: Step, ways: Sequence[Way], ins: Sequence[Rows | None]) -> Number | None:
     """What kind of number an operator makes of all rows, or of other such numbers."""
-    kinds = {way for way in ways if isinstance(way, str)}
+    kinds: set[Number] = {way for way in ways if way in {"mean", "sum"}}
     if not kinds:
         if step.name in ("mean", "sum") and any(ins):
             return "mean" if step.name == "mean" else "sum"
-        return "mean" if step.name == LOSS and at(ins, 0) == at(ins, 1) == 0 and ins[0] == ins[1] and not any(ins[2:]) else None
-    writes = step.function is not None and operator(step.function).written
-    if any(ins) or len(kinds) > 1 or (writes and ways[0] is None):  # another view of what is written to would know nothing of it
+        return LOSSES[step.name] if step.name in LOSSES and by_row(step, ins, ()) else None
+    if any(ins) or len(kinds) > 1:
         return None
     kind = kinds.pop()
+    if step.name == "copy" and ways[0] is None:
+        return kind
+    if step.name == "lerp" and kind == "mean" and len(ways) == 2:
+        return kind
     if step.name in PASSES or (step.name in ("add", "sub") and (kind == "mean" or None not in ways) and len(ways) == 2):
         return kind
     return kind if step.name in ("mul", "div") and ways[0] == kind and not any(ways[1:]) else None
 
 
-LOSS = "cross_entropy"  # over labels that count, whoever has them
+def by_places(step: Step, ways: Sequence[Way], dim: int | None) -> Way:
+    """What an operator makes of the places of rows: of each row, what its own indices name. Raises Unknown."""
+    if step.name in ("unsqueeze", "detach", "alias") and dim == 0:
+        return PLACES
+    if step.name in ("index", "index_put") and dim == 0 and ways[0] == Rows(0):
+        count = len(step.args[1])
+        indices, (_, shape) = step.ins[1 : count + 1], step.ins[0]
+        most = max(len(other) for _, other in indices)
+        every = len(indices) == count and ways[1] == PLACES and shape[0] == indices[0][1][0]
+        value = step.name == "index" or (ways[count + 1] is None and step.ins[count + 1][0].numel() == 1)
+        if (every and value) and all(
+            index.dtype == torch.int64 and (rows is None or (rows in (PLACES, Rows(0)) and len(other) == most))
+            for (index, other), rows in zip(indices, ways[1 : count + 1], strict=True)
+        ):
+            return Rows(0)
+    raise Unknown(f"{COUNTED} {step.name} is told the places of rows")
+
+
+def given(step: Step) -> tuple[Any, Any, Any]:
+    """What numbers are made, by an `arange` of integers."""
+    start, end, by = (argument(step, name) for name in ("start", "end", "step"))
+    return start or 0, end, by or 1
+
+
+# Losses, as one step. Means are over labels that count, whoever has them.
+LOSS, LOSS_SUM, LOSS_EACH = "cross_entropy", "cross_entropy, sum", "cross_entropy, each"
+LOSSES: dict[str, Number] = {LOSS: "mean", LOSS_SUM: "sum"}
 # Rules say whether rows stay apart, given where the tensors have their rows and where the results have them.
 Rule = Callable[[Step, Sequence["Rows | None"], Sequence["int | None"]], bool]
 
@@ -368,6 +434,37 @@ def attention(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]
     return here and all(end == dims[0] - length for end in masks)  # type: ignore[operator]
 
 
+def by_row(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
+    """Losses: rows of predictions and of labels."""
+    return at(ins, 0) == at(ins, 1) == 0 and ins[0] == ins[1] and not any(ins[2:]) and all(dim == 0 for dim in dims)
+
+
+def repeated(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
+    """What has no rows, as often for each row; or rows that stay as many."""
+    (_, before), (_, after), own, dim = step.ins[0], step.outs[0], ins[0], dims[0]
+    if own is None or dim is None:
+        return dim is not None
+    return own.dim - len(before) == dim - len(after) and before[own.dim] == after[dim]
+
+
+def put(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
+    """One value where a mask is on that has the rows where they are."""
+    (mask,) = step.args[1] if len(step.args[1]) == 1 else (None,)
+    here = isinstance(mask, Tensor) and mask.dtype == torch.bool and len(ins) == 3 and ins[0] is not None
+    return here and ins[1] == ins[0] and ins[2] is None and step.ins[2][0].numel() == 1
+
+
+def channels(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
+    """BatchNorm of rows that are channels, each by itself, as `F.instance_norm` calls it."""
+    own = len(step.ins[0][1]) > 2 and at(ins, 0) == 1 and dims[0] == 1
+    return own and argument(step, "training") and all(rows is None or rows.dim == 0 for rows in ins[1:])
+
+
+def windows(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
+    own = ins[0]
+    return own is not None and own.dim == dims[0] != argument(step, "dimension") % len(step.ins[0][1])
+
+
 def at(ins: Sequence[Rows | None], place: int) -> int | None:
     rows = ins[place]
     return None if rows is None else rows.dim
@@ -384,7 +481,7 @@ TAKES = frozenset(_names("slice select split split_with_sizes unsafe_split unsaf
 DRAWS = frozenset(_names("bernoulli normal uniform rand randn rand_like randn_like exponential native_dropout"))
 PASSES = frozenset((*RESHAPES, *MOVES, "neg", "_to_copy"))
 RULES: dict[str, Rule] = {
-    **dict.fromkeys((*RESHAPES, *MOVES), anywhere),
+    **dict.fromkeys((*RESHAPES, *MOVES, "view_as_complex", "view_as_real"), anywhere),
     **dict.fromkeys(UNIFORM, uniform),
     **dict.fromkeys(_names("copy fill zero _to_copy _prelu_kernel hardswish log_sigmoid_forward masked_fill"), alongside),
     **dict.fromkeys(DRAWS, alongside),
@@ -395,6 +492,11 @@ RULES: dict[str, Rule] = {
     """), apart),
     **dict.fromkeys(_names("embedding index"), picked),
     "stack": stacked,
+    "repeat": repeated,
+    "index_put": put,
+    "unfold": windows,
+    "native_batch_norm": channels,
+    LOSS_EACH: by_row,
     "index_select": along_others,
     **dict.fromkeys(_names("""
         convolution native_group_norm batch_norm max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d
@@ -408,8 +510,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_names("_scaled_dot_product_flash_attention_for_cpu"), attention),
 }  # fmt: skip
 # Arguments of these that may be numbers of rows.
-SIZES = frozenset(("size", "shape", "stride", "N"))
-SIZED = frozenset((*RESHAPES, *UNIFORM, "expand", "native_group_norm", "rand", "randn", "normal"))
+SIZES = frozenset(("size", "shape", "stride", "N", "repeats"))
+SIZED = frozenset((*RESHAPES, *UNIFORM, "expand", "repeat", "native_group_norm", "rand", "randn", "normal"))
 
 
 def as_given(whole: Step, local: Step) -> bool:

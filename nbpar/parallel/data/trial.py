@@ -19,7 +19,7 @@ from nbpar.parallel.data.gradients import Gradients, now
 from nbpar.parallel.data.layouts import How, Layout, Share, find, layouts, loose, plain, reduced, same, tolerance
 from nbpar.parallel.data.memory import Writes
 from nbpar.parallel.data.plan import Candidate, Plan
-from nbpar.parallel.data.rowwise import NEW
+from nbpar.parallel.data.rowwise import NEW, PLACES
 from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.structure import flatten
 from nbpar.parallel.data.subject import Subject
@@ -51,14 +51,14 @@ class WholeRun:
 
 @dataclass
 class Steps:
-    """The operators of a whole run. read: what Python read. entered: its arguments. values, state: what it gave and left, by id."""
+    """The operators of a whole run. read: what Python read. entered: its arguments. values, state: what it gave and left."""
 
     log: rowwise.Log
     notes: counts.Notes
     read: list[Tensor]
     entered: list[tuple[Tensor, rowwise.Way]]
-    values: list[int] = field(default_factory=list)
-    state: dict[Place, int] = field(default_factory=dict)
+    values: list[Any] = field(default_factory=list)
+    state: dict[Place, Tensor] = field(default_factory=dict)
 
 
 class Trial:
@@ -231,7 +231,7 @@ class Trial:
         if steps:
             if rowwise.opaque(value for value in (*values, *left.tensors.values()) if isinstance(value, Tensor)):
                 raise Unlike(f"{NEW}: its backward pass")
-            steps.values, steps.state = [id(value) for value in values], {at: id(value) for at, value in left.tensors.items()}
+            steps.values, steps.state = values, left.tensors
         wholes = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
         state, streams = {place: value.detach().clone() for place, value in left.tensors.items()}, Streams.now()
         seen = probes.gradients(self.subject, values, inputs, start) if gradients else None
@@ -256,7 +256,7 @@ class Trial:
         buffers = [buffer for module in self.subject.modules for buffer in module._buffers.values() if buffer is not None]
         entered += [(tensor, None) for tensor in (*self.subject.parameters, *buffers)]
         single = max(self.share.sizes) == 1  # on every rank: all of them must stop
-        with counts.watching(int(single)) as notes, context.logging(rowwise.Log(self.rows if single else 0)) as log:
+        with counts.watching(int(single), self.rows) as notes, context.logging(rowwise.Log(self.rows if single else 0)) as log:
             yield Steps(log, notes, read, entered)
 
     def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, streams: Streams, writes: Writes) -> Plan:
@@ -312,8 +312,9 @@ class Trial:
 
     def said_by_operators(self, steps: Steps, follow: rowwise.Follow) -> dict[Any, rowwise.Way]:
         """Where the outputs, by number, and what is left on modules, by place, have their rows. Raises Unknown."""
-        rows = follow.end(steps.notes, steps.read)
-        return {key: rows.get(tensor) for key, tensor in (*enumerate(steps.values), *steps.state.items())}
+        follow.end(steps.notes, steps.read)
+        results = (*enumerate(steps.values), *steps.state.items())
+        return {key: follow.way(value) for key, value in results if isinstance(value, Tensor)}
 
     def match(self, local: Any, whole: Any, key: int | Place, said: dict[Any, rowwise.Way] | None) -> Any:
         """How this rank's value is part of the whole one. said: what operators say of it."""
@@ -341,7 +342,7 @@ class Trial:
             return layout if fits and same(local, layout.cut(whole, self.share), self.within(whole)) else None
         if rows is None:
             return "same" if same(local, whole, self.within(whole)) else None
-        return rows if local.shape == whole.shape else None
+        return rows if rows != PLACES and local.shape == whole.shape else None
 
     def put_together(self, hows: Sequence[How | None], pairs: Sequence[tuple[Any, Any]]) -> None:
         """What the ranks have makes what each of them has whole: their weights are the same. Raises Unlike. Collective."""
