@@ -114,13 +114,13 @@ def kind(flat: Sequence[Any], training: bool, size: int, batch_dim: int | None) 
 def candidates(flat: Sequence[Any], size: int, batch_dim: int | None) -> Iterator[Candidate]:
     """Ways to cut the arguments, the likeliest first: by the first argument, dimension 0, then 1; then by others.
 
-    Of each: all that share the length, then fewer.
+    Of each: all that share the length, then fewer. Later ones have so many rows that a glance leaves a third of them.
     """
     given: set[frozenset[tuple[int, Layout]]] = set()
     tensors = {at: value for at, value in enumerate(flat) if isinstance(value, Tensor) and value.dim()}
     for base, tensor in tensors.items():
         for dim in (0, 1) if batch_dim is None else (batch_dim,):
-            if tensor.dim() <= dim or tensor.shape[dim] < size:
+            if tensor.dim() <= dim or tensor.shape[dim] < (1.5 * (size + 1) if given else size):
                 continue
             rows = tensor.shape[dim]
             order = (dim, *(other for other in (0, 1) if other != dim))

@@ -215,6 +215,8 @@ class Follow:
         if len(whole.ins) != len(local.ins) or len(whole.outs) != len(local.outs):
             raise Unknown(whole.name)
         ways = [self.taken(*one, *other) for one, other in zip(whole.ins, local.ins, strict=True)]
+        if whole.name == "index" and any(ways) and any(tensor.dtype == torch.bool for tensor, _ in whole.ins[1:]):
+            raise Unknown(f"{NEW}: values taken by a mask")
         dims = [self.differs(one[1], other[1]) for one, other in zip(whole.outs, local.outs, strict=True)]
         if not as_given(whole, local):
             self.rows[id(whole.outs[0][0])] = self.counted(whole, local, ways)
