@@ -55,6 +55,18 @@ CASES = cells({
         LOSS + "loss.backward()",
     ),
     "a result that is not used": (MODEL, "out = model(x)\nF.cross_entropy(out[:5], y[:5]).backward()\ndel out"),
+    "one weight in two layers, each with its bias": (
+        MODEL + "model.append(nn.Linear(4, 4)); model.append(nn.Linear(4, 4))\nmodel[8].weight = model[7].weight",
+        LOSS + "loss.backward()"
+    ),
+    "one weight on two ranks": (MODEL + "model[4].weight = model[2].weight", LOSS + "loss.backward()"),
+    "one weight in two layers, one bias": (
+        MODEL + "model.append(nn.Linear(4, 4)); model.append(nn.Linear(4, 4, bias=False))\nmodel[8].weight = model[7].weight",
+        LOSS + "loss.backward()"
+    ),
+    "one bias in two layers": (MODEL + "model[4].bias = nn.Parameter(torch.randn(8)); model[2].bias = model[4].bias",
+        LOSS + "loss.backward()"
+    ),
     "sequences of rows": (MODEL.replace("(12, 6)", "(12, 3, 6)"), "loss = model(x).square().mean()\nloss.backward()"),
 })  # fmt: skip
 

@@ -11,6 +11,7 @@ pieces use a weight by way of one node, made before any of them. The engine, whi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,7 @@ from .home import owner
 from .remote import NO_SECOND_DERIVATIVE, Input, passes_by
 
 Product = tuple[Tensor, int, Tensor, int]  # rows of an input and of the gradient of its output, each with its version
-Products = dict[int, list[Product]]  # of a weight's gradient, by backward pass
+Products = dict[int, list[Product]]  # of a layer, by backward pass
 
 _saving = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # from torch 2.8 on
 
@@ -44,16 +45,15 @@ class Late:
         """The calls inside are pieces of one call of this model."""
         if _saving is not None and torch.is_grad_enabled():
             with torch._C.DisableTorchFunction():
-                for part in model.modules():
-                    if type(part) is nn.Linear and id(part.weight) not in self._instead and _waits(part):
-                        self._add(part)
+                for layer in _alone(model):
+                    self._add(layer)
         try:
             yield
         finally:
             self._instead, self._products = {}, {}
 
     def _add(self, layer: nn.Linear) -> None:
-        values = [value for value in (layer.weight, layer.bias) if value is not None and value.requires_grad]
+        values = _learning(layer)
         products: Products = {}
         made = _Last.apply(products, *values)
         self._instead.update((id(value), one) for value, one in zip(values, made, strict=True))
@@ -70,6 +70,18 @@ class Late:
             if products is not None and _is_plain(args[0], module.weight):
                 return _Linear.apply(products, args[0], module.weight, module.bias)
         return original(module, *args, **kwargs)
+
+
+def _alone(model: nn.Module) -> list[nn.Linear]:
+    """The linear layers that can wait and whose parameters no other module has."""
+    parts = list(model.modules())
+    users = Counter(id(value) for part in parts for value in part._parameters.values() if value is not None)
+    layers = [part for part in parts if type(part) is nn.Linear and _waits(part)]
+    return [layer for layer in layers if all(users[id(value)] == 1 for value in _learning(layer))]
+
+
+def _learning(layer: nn.Linear) -> list[Tensor]:
+    return [value for value in (layer.weight, layer.bias) if value is not None and value.requires_grad]
 
 
 def _waits(layer: nn.Linear) -> bool:
@@ -106,10 +118,7 @@ class _Last(Inner):
             raise Unsupported(NO_SECOND_DERIVATIVE)
         if ctx.rank != channel().rank:
             return None, *[one.gradient(ctx.rank) for one in ctx.inputs]
-        products = ctx.products.pop(torch._C._current_graph_task_id(), ())
-        if any(x._version != then or rows._version != since for x, then, rows, since in products):
-            raise RuntimeError("what a linear layer took or its result's gradient was changed in place during the backward pass")
-        late = _of_weight(products), sum(rows.sum(0) for _, _, rows, _ in products) if products and len(grads) > 1 else None
+        late = _sums(ctx.products.pop(torch._C._current_graph_task_id(), ()), len(grads) > 1)
         return None, *[_added(*pair) for pair in zip(grads, late, strict=False)]
 
 
@@ -117,11 +126,17 @@ def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
 
 
-def _of_weight(products: Iterable[Product]) -> Tensor | None:
-    total: Tensor | None = None
-    for x, _, rows, _ in products:
-        total = rows.t().mm(x) if total is None else total.addmm_(rows.t(), x)
-    return total
+def _sums(products: Iterable[Product], with_bias: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a weight and of its bias."""
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    for x, then, rows, since in products:
+        if x._version != then or rows._version != since:
+            raise RuntimeError("what a linear layer took or its result's gradient was changed in place during the backward pass")
+        if with_bias:  # first: it reads the rows one by one, so that the product finds them in the cache
+            bias = rows.sum(0) if bias is None else bias.add_(rows.sum(0))
+        weight = rows.t().mm(x) if weight is None else weight.addmm_(rows.t(), x)
+    return weight, bias
 
 
 class _Linear(Inner):
