@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ def patched(call: Call, say: Callable[[str], None]) -> Iterator[None]:
         replace(torch._C, "_group_tensors_by_device_and_dtype", lambda _: group_as_on_one_device)
         replace(Function, "apply", lambda original: _function_apply(of_class(original), say))
         replace(torch.autograd, "backward", _without_mode)
+        replace(torch.optim.Optimizer, "zero_grad", _dropped)
         replace(torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", lambda original: _checkpoint(original, say))
         for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
             replace(nn.Module, name, _no_backward_hook)
@@ -78,6 +79,16 @@ def _without_mode(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **kwargs)
 
     return backward
+
+
+def _dropped(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradients are dropped on all ranks alike, without a rule for each; what is set to zero goes by the rules."""
+
+    def zero_grad(self: torch.optim.Optimizer, set_to_none: bool = True) -> None:
+        with torch._C.DisableTorchFunction() if set_to_none else nullcontext():
+            original(self, set_to_none)
+
+    return zero_grad
 
 
 def _function_apply(original: Callable[..., Any], say: Callable[[str], None]) -> Any:
