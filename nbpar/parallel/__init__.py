@@ -18,6 +18,7 @@ MODES = {
     "model": "nbpar.parallel.model.mode",
     "hybrid": "nbpar.parallel.hybrid.mode",
 }
+LOCKSTEP = frozenset({"data", "model", "hybrid"})  # modes with the results of one process
 KEEP = frozenset({"model"})  # modes that are told which variables stay, and say which others do
 
 
@@ -32,6 +33,9 @@ def mode(name: str, options: Mapping[str, object], namespace: dict[str, Any]) ->
     report = Report()
     with ExitStack() as stack:
         stack.enter_context(import_module(MODES[name]).mode(options, namespace, report))
+        if name in LOCKSTEP:
+            stack.enter_context(import_module("nbpar.parallel.alone").alone())
+            stack.enter_context(import_module("nbpar.parallel.clocks").one_clock(namespace))
         yield report
 
 

@@ -15,7 +15,8 @@ asked: Callable[[], None] | None = None
 
 def _world() -> Any:
     distributed = sys.modules.get("torch.distributed")
-    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
+    ready = distributed and distributed.is_available() and distributed.distributed_c10d.is_initialized()
+    return distributed if ready else None
 
 
 def rank() -> int:

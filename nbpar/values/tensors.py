@@ -254,7 +254,7 @@ def new_instance(cls: Any) -> Any:
 
 def set_attributes(o: Any, attributes: dict[str, Any]) -> None:
     o.__dict__.update(attributes)
-    if isinstance(o, torch.optim.Optimizer):
+    if isinstance(o, torch.optim.Optimizer) and hasattr(o, "_optimizer_step_pre_hooks"):  # one that wraps another has none
         o._patch_step_function()
 
 

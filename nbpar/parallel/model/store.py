@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.utils import swap_tensors
 
 from nbpar.errors import OptionError
+from nbpar.parallel.alone import together
 
 from .home import empty, give, is_split, pin, unmarked
 from .layers import chain, divide, roots, sizes
@@ -42,7 +43,8 @@ def write(values: Values, path: str, *, alone: bool = False) -> None:
     structure = io.BytesIO()
     _Pickler(structure, names).dump(dict(values))  # on every rank: what cannot be pickled is found by all before they meet
     Path(path).mkdir(parents=True, exist_ok=True)
-    save(_held(values, names), checkpoint_id=path, no_dist=alone)
+    with together():
+        save(_held(values, names), checkpoint_id=path, no_dist=alone)
     if alone or dist.get_rank() == 0:
         Path(path, STRUCTURE).write_bytes(structure.getvalue())
 
@@ -94,7 +96,8 @@ def read(path: str, *, split: bool) -> dict[str, Any]:
     made: dict[str, Tensor] = {}
     values: dict[str, Any] = _Unpickler(io.BytesIO(Path(path, STRUCTURE).read_bytes()), made).load()
     _settle(values, _homes(values, made, split))
-    load(_held(values, {id(value): key for key, value in made.items()}), storage_reader=reader(path))
+    with together():
+        load(_held(values, {id(value): key for key, value in made.items()}), storage_reader=reader(path))
     return values
 
 
@@ -116,7 +119,8 @@ def fill(values: Values, path: str, *, alone: bool = False) -> None:
         if size is None or tuple(size) != tuple(value.shape):
             what = "is not there" if size is None else f"has the shape {tuple(size)} there and {tuple(value.shape)} here"
             raise OptionError(f"{path} is a checkpoint of something else: {names[id(value)]} {what}.")
-    load(_held(values, names), storage_reader=reader(path), no_dist=alone)
+    with together():
+        load(_held(values, names), storage_reader=reader(path), no_dist=alone)
 
 
 def _names(values: Values) -> dict[int, str]:
