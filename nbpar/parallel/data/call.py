@@ -30,6 +30,7 @@ from nbpar.parallel.report import Report
 
 MOST_SUBJECTS = 64
 MOST_SETTLED = 256
+MOST_WAYS = 4  # that calls of one kind take by what they ask of all rows
 
 # What is known about modules and functions outlives a cell: on the ranks they stay the same objects.
 known: WeakKeyDictionary[Any, Knowledge] = WeakKeyDictionary()
@@ -121,12 +122,19 @@ class Splitter:
             if isinstance(plan, Refusal):
                 return self.whole(subject, plan, args, kwargs)
         self.gradients.active = True
-        once = Once(self.setting, subject, plan, flat, spec)
-        if not (plan.verified or self.local_batchnorm):
-            return self.compared(once, knowledge, key, args, kwargs)
-        began = time.perf_counter()
-        outcome = once.run()
-        pace.shortest = min(pace.shortest, time.perf_counter() - began)
+        for _ in range(MOST_WAYS):
+            once = Once(self.setting, subject, plan, flat, spec)
+            if not (plan.verified or self.local_batchnorm):
+                return self.compared(once, knowledge, key, batch_dim, args, kwargs)
+            began = time.perf_counter()
+            outcome = once.run()
+            pace.shortest = min(pace.shortest, time.perf_counter() - began)
+            if not once.strayed:
+                break
+            other = self.other_way(once, knowledge, key, batch_dim)
+            if isinstance(other, Refusal):
+                return self.whole(subject, other, args, kwargs)
+            plan = other
         if isinstance(outcome, Done):
             self.count(subject, "split")
             details = self.report.details
@@ -135,15 +143,25 @@ class Splitter:
         knowledge.surprise(key)
         return self.whole(subject, outcome, args, kwargs)
 
-    def compared(self, once: Once, knowledge: Knowledge, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def compared(  # noqa: PLR0917
+        self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """The whole call, and what its rows give beside it."""
         value, refusal = once.compared(lambda: self.run_whole(once.subject, args, kwargs, "compared"))
         self.disturb()
+        if once.strayed:
+            self.other_way(once, knowledge, key, batch_dim)
+            return value
         if refusal:
             knowledge.plans[key] = refusal
             self.say(once.subject, refusal)
         once.plan.verified = True
         return value
+
+    def other_way(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
+        """From now on, a plan for what this batch answers."""
+        found = knowledge.other_way(key, once.strayed)
+        return knowledge.take(key, found or self.check(once.subject, once.flat, once.spec, batch_dim, once.strayed))
 
     def look(self, plan: Plan) -> bool:
         """Whether it is time to look again: at calls 2, 4, 8, … and at the first call in each cell."""
@@ -180,11 +198,13 @@ class Splitter:
             counts = self.counts[subject.name] = Counter()
         counts[what] += 1
 
-    def check(self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None) -> Plan | Refusal:
+    def check(
+        self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None, answers: tuple[bool, ...] = ()
+    ) -> Plan | Refusal:
         subject.refresh()
         self.checks += 1
         with self.checking(subject, flat):
-            return check(subject, flat, spec, batch_dim, self.gradients)
+            return check(subject, flat, spec, batch_dim, self.gradients, answers)
 
     def still(self, subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan) -> bool:
         with self.checking(subject, flat):

@@ -27,17 +27,26 @@ from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.data.trial import Trial, Unsuited
 
 ALL = sys.maxsize
+HARMLESS = ("torch.nn.", "transformers.")  # where hooks are made that do not look at rows
 REMEDY_ROWS = "Mark the part that treats rows one by one with `@nbpar.split`, or name the dimension of the batch: `--batch-dim D`"
 
 
-def check(subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None, gradients: Gradients) -> Plan | Refusal:
-    """A plan for calls of this kind, or why there is none. Collective.
+def check(  # noqa: PLR0917
+    subject: Subject,
+    flat: Sequence[Any],
+    spec: Any,
+    batch_dim: int | None,
+    gradients: Gradients,
+    answers: tuple[bool, ...] = (),
+) -> Plan | Refusal:
+    """A plan for calls of this kind, or why there is none. answers: known ones to what it asks of all rows. Collective.
 
     Ways to cut the arguments are glanced at in turn. What is not known is tried at once. Where rows meet in a known operator, it is
     likelier that rows are elsewhere than that values say otherwise: other ways come first.
     """
     size = gradients.ranks.size
-    trials = [partial(Trial, subject, flat, spec, candidate, gradients) for candidate in candidates(flat, size, batch_dim)]
+    kinds = candidates(flat, size, batch_dim)
+    trials = [partial(Trial, subject, flat, spec, candidate, gradients, answers=answers) for candidate in kinds]
     glances = gradients.ranks.all_here and (subject.precise or subject.module is None)  # a function's weights are its own business
     precise = subject.precise and not reduced()
     doubts, reasons = [NEW] * len(trials), [""] * len(trials)
@@ -88,7 +97,7 @@ def tried(trial: Callable[[int], Trial], size: int, precise: bool, *, every: boo
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:
     """Whether a plan holds for this call too, by a short look. Collective."""
     candidate = Candidate(plan.base, flat[plan.base].shape[plan.dim], plan.cuts)
-    return Trial(subject, flat, spec, candidate, gradients, plan.rows).again(plan)
+    return Trial(subject, flat, spec, candidate, gradients, plan.rows, plan.answers).again(plan)
 
 
 def refused_before(subject: Subject) -> Refusal | None:
@@ -99,7 +108,7 @@ def refused_before(subject: Subject) -> Refusal | None:
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             for hook in getattr(module, name, {}).values():
                 origin = getattr(hook, "__module__", None) or type(hook).__module__
-                if not origin.startswith("torch.nn."):
+                if not origin.startswith(HARMLESS):
                     return Refusal(
                         f"a hook on its {type(module).__name__} would see rows of the batch only",
                         "Remove the hook in this cell",

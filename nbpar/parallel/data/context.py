@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from nbpar.parallel.data.answers import Answers
 from nbpar.parallel.data.layouts import Share
 from nbpar.parallel.data.ranks import ROOM, Ranks
 
@@ -26,6 +27,7 @@ class Call:
 
     leaves: tensors whose gradients come from this call, alike on all ranks. even: all ranks reach the same of them.
     plan: how it is split; None in a trial, and where a whole cell is one call. trial: nothing comes of it.
+    answers: to what it asks of all rows; None where that is not followed.
     """
 
     share: Share
@@ -39,6 +41,7 @@ class Call:
     over: bool = False
     plan: Any = None
     trial: bool = False
+    answers: Answers | None = None
     draws: Any = None
     statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of BatchNorm over each rank's own rows
 

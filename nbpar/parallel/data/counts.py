@@ -7,6 +7,7 @@ While `watching`, sizes are integers that know which dimension of which tensor t
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Count(int):
     __rmul__ = __mul__
 
     def __hash__(self) -> int:
+        if sys._getframe(1).f_globals.get("__name__") == "einops.einops":  # it remembers shapes, but for what is no plain integer
+            raise TypeError("unhashable")
         return self.decided(int.__hash__(self))
 
     def __floordiv__(self, other: Any) -> Any:
@@ -88,9 +91,14 @@ def compares(name: str) -> Callable[[Count, Any], Any]:
 
     def method(self: Count, other: Any) -> Any:
         result = plain(self, other)
-        return result if self.is_small(other) else self.decided(result, other)
+        return result if self.is_small(other) or is_one(self, other) else self.decided(result, other)
 
     return method
+
+
+def is_one(count: Count, other: Any) -> bool:
+    """Whether one of two sizes is 1. There are more rows, so it is not their number, which compares alike whatever it is."""
+    return isinstance(other, Count) and notes is not None and any(int.__le__(one, notes.seen) for one in (count, other))
 
 
 def calculates(name: str) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nbpar.parallel.data import context
+from nbpar.parallel.data.answers import Answers
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
 from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, tensors
@@ -73,10 +74,12 @@ class Record(Mode):
     """Watches a whole call: keeps its draws, and notes whether Python reads a value that depends on the rows.
 
     writes: to the weights. followed: operators are logged, and will say what depends on the rows: then `touched` is what was read.
+    answers: to what it asks of all rows.
     """
 
-    def __init__(self, rows: Iterable[Tensor], writes: Writes, *, followed: bool = False) -> None:
+    def __init__(self, rows: Iterable[Tensor], writes: Writes, answers: Answers | None = None, *, followed: bool = False) -> None:
         super().__init__()
+        self.answers = answers
         self.draws: list[Drawn] = []
         self.writes = writes
         self.reads = self.reads_rows = False

@@ -16,7 +16,7 @@ from torch.utils import checkpoint as checkpointing
 
 from nbpar.errors import OptionError, suggest
 from nbpar.parallel import api
-from nbpar.parallel.data import checkpoints, context, losses, norm, onehot
+from nbpar.parallel.data import checkpoints, context, losses, norm, onehot, verdicts
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.central import updated_on_root
 from nbpar.parallel.data.draws import READS
@@ -133,6 +133,7 @@ def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]
     yield checkpointing, "CheckpointFunction", checkpoints.reentrant(splitter.report)
     for name in READS:
         yield Tensor, name, reading
+    yield from verdicts.patches()
     yield api, "splitter", lambda none: splitter.function
 
 

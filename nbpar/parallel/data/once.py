@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nbpar.parallel.data import norm, state
+from nbpar.parallel.data.answers import Answers
 from nbpar.parallel.data.attempt import Local, attempt
 from nbpar.parallel.data.border import leave
 from nbpar.parallel.data.context import Call
@@ -39,15 +40,21 @@ class Done:
 
 
 class Once:
-    """A call that is about to run. Whatever it changes can be put back."""
+    """A call that is about to run. Whatever it changes can be put back.
+
+    strayed: what it answered on all ranks, up to where that is not what its plan knows; empty if it is.
+    """
+
+    strayed: tuple[bool, ...] = ()
 
     def __init__(self, setting: Setting, subject: Subject, plan: Plan, flat: Sequence[Any], spec: Any) -> None:
         self.setting, self.subject, self.plan, self.flat, self.spec = setting, subject, plan, flat, spec
         ranks = setting.gradients.ranks
         share = Share(ranks.sizes(flat[plan.base].shape[plan.dim]), ranks.rank)
         self.call = Call(
-            share, ranks, setting.gradients, reads_allowed=plan.reads, local_batchnorm=setting.local_batchnorm, plan=plan
-        )
+            share, ranks, setting.gradients, reads_allowed=plan.reads, local_batchnorm=setting.local_batchnorm, plan=plan,
+            answers=Answers(plan.answers) if ranks.all_here else None,
+        )  # fmt: skip
         self.kept = state.State(subject.modules) if plan.state or not plan.verified else None
         self.streams = Streams.now() if plan.python_draws or not plan.verified else None
         self.torch_stream = torch.get_rng_state()
@@ -57,6 +64,8 @@ class Once:
         """Collective. After a Refusal everything is as before."""
         if self.call.share.rows < self.call.ranks.size:
             return Refusal(f"a batch of {self.call.share.rows} has fewer rows than there are ranks ({self.call.ranks.size})")
+        if min(self.call.share.sizes) < min(2, self.plan.rows // self.call.ranks.size):
+            return Refusal("a rank would have a single row, which was not tried")
         local = self.attempt()
         if isinstance(local, str):
             self.put_back()
@@ -96,7 +105,12 @@ class Once:
     def attempt(self) -> Local | str:
         plan, subject = self.plan, self.subject
         watch = Whole(self.call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
-        return attempt(subject, subject.run, self.flat, self.spec, plan.cuts, self.call, watch, self.accept)
+        local = attempt(subject, subject.run, self.flat, self.spec, plan.cuts, self.call, watch, self.accept)
+        answers = self.call.answers
+        if answers and isinstance(local, str):
+            every = set(self.call.ranks.objects(answers.found if answers.strayed else ()))
+            self.strayed = every.pop() if len(every) == 1 else ()
+        return local
 
     def accept(self, local: Local) -> Sequence[Any]:
         """The local outputs are what the plan says. Raises Unlike."""

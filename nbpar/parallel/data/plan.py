@@ -37,6 +37,7 @@ class Plan:
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
     rows: how many were tried. counted: it goes by the number or place of rows, so all were; later looks compare a whole call.
+    answers: which way it took, by what it asked.
     verified: operators show that rows are apart, or a whole batch has been compared. fresh: looked at in this cell.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     reads: bool
     writes: bool
     rows: int
+    answers: tuple[bool, ...] = ()
     counted: bool = False
     verified: bool = False
     fresh: bool = True
@@ -77,6 +79,7 @@ class Knowledge:
     plans: dict[Any, Plan | Refusal] = field(default_factory=dict)
     surprises: dict[Any, int] = field(default_factory=dict)
     paces: dict[Any, Pace] = field(default_factory=dict)
+    ways: dict[Any, Plan] = field(default_factory=dict)  # by kind and answers
 
     def surprise(self, key: Any) -> None:
         """A split call did not go as planned. After a few times calls of this kind run whole."""
@@ -86,12 +89,26 @@ class Knowledge:
         else:
             self.plans[key] = Refusal(f"{MOST_SURPRISES} times it did not do what its first call did")
 
+    def other_way(self, key: Any, answers: tuple[bool, ...]) -> Plan | None:
+        """A plan that was tried with these answers to what a call asks first."""
+        found = (plan for (kind, given), plan in self.ways.items() if kind == key and given[: len(answers)] == answers)
+        return next(found, None)
+
+    def take(self, key: Any, plan: Plan | Refusal) -> Plan | Refusal:
+        """From now on; the plan before stays known for its answers."""
+        before = self.plans.get(key)
+        if isinstance(before, Plan):
+            self.ways[key, before.answers] = before
+        self.plans[key] = plan
+        return plan
+
     def begin(self, cell: int) -> None:
         """A cell's first call: the module may be another since, so plans are looked at again and refusals are forgotten."""
         if cell == self.cell:
             return
         self.cell = cell
         self.plans = {key: plan for key, plan in self.plans.items() if isinstance(plan, Plan)}
+        self.ways.clear()
         for plan in self.plans.values():
             if isinstance(plan, Plan):
                 plan.fresh = False

@@ -241,6 +241,9 @@ class Follow:
 
     def lead(self, whole: Step, ways: Sequence[Way], dims: Sequence[int | None]) -> None:
         """From what an operator takes to what it gives."""
+        if whole.name == VERDICT:
+            self.rows.update((id(tensor), None) for tensor, _ in whole.outs)
+            return
         ins = [way if isinstance(way, Rows) else None for way in ways]
         if PLACES in ways:
             self.rows[id(whole.outs[0][0])] = by_places(whole, ways, dims[0])
@@ -265,7 +268,7 @@ class Follow:
         rule = RULES.get(step.name) or (alongside if is_pointwise(step.function) else None)
         if rule is None:
             raise Unknown(f"{NEW}: {step.name}")
-        if (any(ins) and None in dims) or not rule(step, ins, dims):
+        if (any(ins) and None in dims and step.name not in UNIFORM) or not rule(step, ins, dims):
             raise Unknown(f"{step.name} may mix rows")
         outers = {rows.outer for rows in ins if rows is not None}
         if not outers:
@@ -353,6 +356,8 @@ def given(step: Step) -> tuple[Any, Any, Any]:
 # Losses, as one step. Means are over labels that count, whoever has them.
 LOSS, LOSS_SUM, LOSS_EACH = "cross_entropy", "cross_entropy, sum", "cross_entropy, each"
 LOSSES: dict[str, Number] = {LOSS: "mean", LOSS_SUM: "sum"}
+VERDICT = "verdict"  # on all rows, and told to all ranks: see `verdicts`
+NOTHING = (0,)  # the shape of what `cat` passes over
 # Rules say whether rows stay apart, given where the tensors have their rows and where the results have them.
 Rule = Callable[[Step, Sequence["Rows | None"], Sequence["int | None"]], bool]
 
@@ -375,11 +380,11 @@ def uniform(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) 
 
 def apart(step: Step, ins: Sequence[Rows | None], results: Sequence[int | None]) -> bool:
     """Along dimensions that are given, and none of which is that of the rows, which all tensors have in the same place."""
-    rows = {rows.dim if rows is not None else None for rows in ins}
+    rows = {rows.dim if rows is not None else None for rows, (_, shape) in zip(ins, step.ins, strict=True) if shape != NOTHING}
     along = argument(step, "dim")
     along = argument(step, "dims") if along is None else along
     dims = along if isinstance(along, list | tuple) else [] if along is None else [along]
-    length = len(step.ins[0][1])
+    length = max(len(shape) for _, shape in step.ins)
     return len(rows) == 1 and None not in rows and bool(dims) and not rows & {dim % length for dim in dims}
 
 
@@ -467,6 +472,14 @@ def windows(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) 
     return own is not None and own.dim == dims[0] != argument(step, "dimension") % len(step.ins[0][1])
 
 
+def strided(step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> bool:
+    """The same memory, each row a part of its own, as when images are pooled to one pixel that keeps channels last."""
+    tensor, shape = step.ins[0]
+    length, inner = size(shape[1:]), sum((n - 1) * by for n, by in zip(step.args[1][1:], step.args[2][1:], strict=True))
+    alone = tensor.untyped_storage().nbytes() == size(shape) * tensor.element_size()
+    return ins[0] == Rows(0) and dims[0] == 0 and alone and len(step.args) == 3 and step.args[2][0] == length > inner
+
+
 def at(ins: Sequence[Rows | None], place: int) -> int | None:
     rows = ins[place]
     return None if rows is None else rows.dim
@@ -497,6 +510,7 @@ RULES: dict[str, Rule] = {
     "repeat": repeated,
     "index_put": put,
     "unfold": windows,
+    "as_strided": strided,
     "native_batch_norm": channels,
     LOSS_EACH: by_row,
     "index_select": along_others,
@@ -513,7 +527,7 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 # Arguments of these that may be numbers of rows.
 SIZES = frozenset(("size", "shape", "stride", "N", "repeats"))
-SIZED = frozenset((*RESHAPES, *UNIFORM, "expand", "repeat", "native_group_norm", "rand", "randn", "normal"))
+SIZED = frozenset((*RESHAPES, *UNIFORM, "as_strided", "expand", "repeat", "native_group_norm", "rand", "randn", "normal"))
 
 
 def as_given(whole: Step, local: Step) -> bool:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
 from nbpar.parallel.data import context, counts, probes, rowwise
+from nbpar.parallel.data.answers import Answers
+from nbpar.parallel.data.arguments import Arguments
 from nbpar.parallel.data.attempt import Local, attempt, raised
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.draws import WRITES, Drawn, Record, Replay, Streams, Unlike
@@ -21,11 +23,10 @@ from nbpar.parallel.data.memory import Writes
 from nbpar.parallel.data.plan import Candidate, Plan
 from nbpar.parallel.data.rowwise import NEW, PLACES
 from nbpar.parallel.data.state import Place, State
-from nbpar.parallel.data.structure import flatten
+from nbpar.parallel.data.structure import PLAIN, flatten
 from nbpar.parallel.data.subject import Subject
 
 NARROW = 2e-6  # how close a quick look in single precision must be: some rounding errors
-WHOLE_VALUES = (bool, int, float, complex, str, bytes, type(None))
 
 
 class Unsuited(Unlike):
@@ -42,6 +43,7 @@ class WholeRun:
     numbers: list[dict[str, Any]]
     contained: str | None
     draws: list[Drawn]
+    answers: tuple[bool, ...]
     reads: bool
     streams: Streams
     gradients: probes.Gradients | None
@@ -65,7 +67,14 @@ class Trial:
     """One candidate, tried on some rows. Methods raise Unlike, alike on all ranks."""
 
     def __init__(  # noqa: PLR0917
-        self, subject: Subject, flat: Sequence[Any], spec: Any, candidate: Candidate, gradients: Gradients, rows: int
+        self,
+        subject: Subject,
+        flat: Sequence[Any],
+        spec: Any,
+        candidate: Candidate,
+        gradients: Gradients,
+        rows: int,
+        answers: tuple[bool, ...] = (),
     ) -> None:
         self.subject, self.flat, self.spec = subject, flat, spec
         self.candidate, self.gradients, self.ranks = candidate, gradients, gradients.ranks
@@ -78,6 +87,7 @@ class Trial:
             if key not in few:
                 few[key] = flat[at].detach().index_select(layout.dim, index.to(flat[at].device))
         self.few = {at: few[id(flat[at]), layout] for at, layout in candidate.cuts}
+        self.answers = answers  # to what it asks of all rows, as far as they are known
         self.bound: float | None = None  # tolerance, if not that of the type
         self.follows = False  # rows from operator to operator
 
@@ -211,21 +221,26 @@ class Trial:
     def run_whole(self, inputs: list[Any], gradients: bool, kept: State, writes: Writes) -> WholeRun:
         flat = copies(inputs)
         self.subject.tried += self.rows / self.candidate.rows
-        record = Record([flat[at] for at, _ in self.candidate.cuts], writes, followed=self.follows)
+        answers = Answers(self.answers) if self.ranks.all_here else None
+        record = Record([flat[at] for at, _ in self.candidate.cuts], writes, answers, followed=self.follows)
         args, kwargs = tree_unflatten(flat, self.spec)
-        start = now()
+        objects, start = Arguments(args, kwargs, flat), now()
         try:
             with context.inside(None), context.watching(record), self.following(flat, record.touched) as steps, record:
                 output = self.ranks.together(lambda: self.subject.trial(*args, **kwargs))
         except Exception as error:
             raise Unsuited(raised(error)) from None
+        finally:
+            changed = objects.put_back()
+        if changed:
+            raise Unlike(f"it changes an argument ({changed}), which would have a rank's rows only")
         values, spec = flatten(output)
         if record.reads_rows:
             raise Unlike("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
         if any(bool(torch.isnan(v).all()) for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.numel()):
             raise Unsuited("its result is not a number")
         for value in values:
-            if not isinstance(value, (Tensor, *WHOLE_VALUES)):
+            if not isinstance(value, (Tensor, *PLAIN)):
                 raise Unlike(f"it returns a {type(value).__name__}, which cannot be put together from rows")
         left = kept.left()
         if steps:
@@ -238,7 +253,8 @@ class Trial:
         if seen and not seen.finite:
             raise Unsuited("its gradients are not numbers")
         return WholeRun(
-            wholes, spec, state, left.numbers, left.contained, record.draws, record.reads, streams, seen, steps
+            wholes, spec, state, left.numbers, left.contained, record.draws, answers.found if answers else (),
+            record.reads, streams, seen, steps,
         )  # fmt: skip
 
     @contextmanager
@@ -256,13 +272,15 @@ class Trial:
         buffers = [buffer for module in self.subject.modules for buffer in module._buffers.values() if buffer is not None]
         entered += [(tensor, None) for tensor in (*self.subject.parameters, *buffers)]
         single = max(self.share.sizes) == 1  # on every rank: all of them must stop
-        with counts.watching(int(single), self.rows) as notes, context.logging(rowwise.Log(self.rows if single else 0)) as log:
+        with counts.watching(1, self.rows) as notes, context.logging(rowwise.Log(self.rows if single else 0)) as log:
             yield Steps(log, notes, read, entered)
 
     def run_split(self, inputs: list[Any], whole: WholeRun, kept: State, streams: Streams, writes: Writes) -> Plan:
         if whole.contained:
             raise Unlike(f"it keeps tensors in a container (`.{whole.contained}`)")
-        call = Call(self.share, self.ranks, self.gradients, trial=True)
+        call = Call(
+            self.share, self.ranks, self.gradients, trial=True, answers=Answers(whole.answers) if self.ranks.all_here else None
+        )
         replay = Replay(call, whole.draws, writes)
         hows: list[Any] = []
         state: dict[Place, Any] = {}
@@ -270,6 +288,8 @@ class Trial:
         follow = rowwise.Follow(whole.steps.log, self.share, whole.steps.entered) if whole.steps else None
 
         def accept(local: Local) -> Sequence[Any]:
+            if call.answers and call.answers.found != whole.answers:
+                raise Unlike("on fewer rows it goes another way")
             if len(replay.layouts) != len(whole.draws):
                 raise Unlike("it draws other random numbers for fewer rows")
             if not Streams.now().same_python(whole.streams):
@@ -307,7 +327,7 @@ class Trial:
             self.candidate.base, self.candidate.cuts, tuple(outputs), whole.spec,
             {place: how for place, how in how_state.items() if how is not None},
             tuple(draw.name for draw in whole.draws), tuple(replay.layouts),
-            not streams.same_python(whole.streams), whole.reads, whole.writes, self.rows,
+            not streams.same_python(whole.streams), whole.reads, whole.writes, self.rows, whole.answers,
         )  # fmt: skip
 
     def said_by_operators(self, steps: Steps, follow: rowwise.Follow) -> dict[Any, rowwise.Way]:
@@ -339,9 +359,9 @@ class Trial:
         if isinstance(rows, rowwise.Rows):
             layout = Layout(rows.dim, rows.outer)
             fits = layout in layouts(local, whole, self.share)
-            return layout if fits and same(local, layout.cut(whole, self.share), self.within(whole)) else None
+            return layout if fits and self.near(local, layout.cut(whole, self.share)) else None
         if rows is None:
-            return "same" if same(local, whole, self.within(whole)) else None
+            return "same" if self.near(local, whole) else None
         return rows if rows != PLACES and local.shape == whole.shape else None
 
     def put_together(self, hows: Sequence[How | None], pairs: Sequence[tuple[Any, Any]]) -> None:
@@ -349,13 +369,17 @@ class Trial:
         fine = True
         for how, (local, whole) in zip(hows, pairs, strict=True):
             if isinstance(how, Layout):
-                fine &= same(how.gather(local.detach(), self.share, self.ranks), whole, self.within(whole))
+                fine &= self.near(how.gather(local.detach(), self.share, self.ranks), whole)
             elif how in ("mean", "sum"):
                 part = local.detach().double() * (self.share.weight if how == "mean" else 1.0)
                 every = self.ranks.all_reduce(part.contiguous(), "agreement")
-                fine &= whole.is_floating_point() and same(every, whole.double(), self.within(whole))
+                fine &= whole.is_floating_point() and self.near(every, whole.double())
         if self.ranks.largest([float(not fine)])[0]:
             raise Unlike("rows mix: all rows together give another result than each rank's")
+
+    def near(self, a: Tensor, b: Tensor) -> bool:
+        """Equal, where operators have said why. A mean of what a BatchNorm gives is nothing but rounding."""
+        return same(a, b, self.bound, scale=1.0)
 
     def within(self, whole: Tensor) -> float | None:
         if self.bound is None or reduced():
