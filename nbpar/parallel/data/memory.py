@@ -42,12 +42,15 @@ def is_elsewhere(value: Any) -> bool:
 
 
 NESTED = (tuple, list)
+PLAIN = frozenset((int, float, bool, type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format))
 
 
 def tensors(*values: Any) -> list[Tensor]:
     """Every tensor among values and inside their tuples, lists and dicts. Called for each operator: it must be quick."""
     found: list[Tensor] = []
     for value in values:
+        if type(value) in PLAIN:
+            continue
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, NESTED):

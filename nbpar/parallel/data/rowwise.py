@@ -186,7 +186,9 @@ class Follow:
     def way(self, whole: Tensor) -> Way:
         """Where a tensor of the whole run has its rows."""
         known = self.rows.get(id(whole))
-        if self.filled and not isinstance(known, str) and is_strided(whole) and whole.untyped_storage()._cdata in self.filled:
+        if not self.filled:
+            return known
+        if not isinstance(known, str) and is_strided(whole) and whole.untyped_storage()._cdata in self.filled:
             raise Unknown("another view of a number made of rows")
         return known
 
@@ -195,9 +197,10 @@ class Follow:
         if whole == local:
             return None
         shapes = whole, local
-        if shapes not in self.dims:
-            self.dims[shapes] = self.found(*shapes)
-        return self.dims[shapes]
+        dim = self.dims.get(shapes)
+        if dim is None:
+            dim = self.dims[shapes] = self.found(*shapes)
+        return dim
 
     def found(self, whole: Shape, local: Shape) -> int:
         if len(whole) != len(local):
@@ -244,16 +247,17 @@ class Follow:
         if whole.name == VERDICT:
             self.rows.update((id(tensor), None) for tensor, _ in whole.outs)
             return
-        ins = [way if isinstance(way, Rows) else None for way in ways]
-        if PLACES in ways:
+        ins = [way if type(way) is Rows else None for way in ways]
+        words = [way for way in ways if type(way) is str]
+        if PLACES in words:
             self.rows[id(whole.outs[0][0])] = by_places(whole, ways, dims[0])
             return
         number = made_of_all(whole, ways, ins) if dims.count(None) == len(dims) else None
         if number is None:
-            if any(isinstance(way, str) for way in ways):
+            if words:
                 raise Unknown(f"{whole.name} works on a number made of rows")
             self.apart(whole, ins, dims)
-        if number is not None and whole.function is not None and operator(whole.function).written:
+        elif whole.function is not None and operator(whole.function).written:
             self.fill(tensor for tensor, _ in whole.outs if not isinstance(self.rows.get(id(tensor)), str))
         outer = next((rows.outer for rows in ins if rows is not None), 1)
         for (tensor, shape), dim in zip(whole.outs, dims, strict=True):
@@ -281,8 +285,10 @@ class Follow:
 
     def taken(self, whole: Tensor, shape: Shape, local: Tensor, its_shape: Shape) -> Way:
         """Where an operator's tensor has its rows."""
-        dim, key = self.differs(shape, its_shape), id(whole)
-        known = self.way(whole)
+        known, key = self.way(whole), id(whole)
+        if known is None and whole is local and shape == its_shape:
+            return None
+        dim = self.differs(shape, its_shape)
         if (known.dim if isinstance(known, Rows) else 0 if known == PLACES else None) != dim:
             raise Unknown("rows of unknown origin")
         if known is None and whole is not local and key not in self.rows and not equal(whole, local):
