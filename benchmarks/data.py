@@ -126,9 +126,10 @@ def measure(workloads: list[Workload]) -> list[dict[str, Any]]:
     from mpi4py import MPI
     from torch.distributed.distributed_c10d import _update_default_pg
 
-    from nbpar import comm
+    from nbpar import comm, heap
     from nbpar.parallel import mode
 
+    heap.keep()  # as nbpar's ranks do; the others have it too
     comm.leave()
     comm.join(MPI.COMM_WORLD, "gloo")
     gloo = dist.group.WORLD

@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nbpar import heap
 from nbpar.ranks.guard import fork_guarded
 from nbpar.ranks.interrupt import HALF, Interrupt
 from nbpar.ranks.prepare import (
@@ -35,6 +36,7 @@ from nbpar.ranks.prepare import (
 )
 
 IDLE = 300  # milliseconds without work after which a rank imports what torch imports when it first makes an optimiser (1.5 s)
+CALM = 2000  # milliseconds without work after which a rank gives free memory back
 
 
 class CellFailed(Exception):
@@ -63,6 +65,7 @@ class Rank:
     def prepare(self) -> dict[str, Any]:
         """Imports all that is heavy, joins the other ranks, and returns what the kernel wants to know."""
         threads = share_cores()
+        heap.keep()
         import torch
         from mpi4py import MPI
 
@@ -119,6 +122,8 @@ class Rank:
             for name in ("stack_data", HALF):  # what IPython imports at its first traceback, and torch at its first step
                 import_module(name)
         while True:
+            if not self.cells.poll(CALM):
+                heap.give_back()
             message = channel.receive(self.cells)
             if message.kind == "exit":
                 return

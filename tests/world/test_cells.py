@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -260,3 +261,29 @@ def test_a_working_folder_that_is_gone_hinders_no_cell(tmp_path: Path) -> None:
         notebook.run(f"import os; os.mkdir('{tmp_path}/gone'); os.chdir('{tmp_path}/gone'); os.rmdir('{tmp_path}/gone')")
         assert notebook.run("%%parallel\nx = 1").status == "ok"
         assert notebook.run("%%parallel\nprint(x)").said == {"1"}
+
+
+MEMORY = """
+import resource, torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() >> 20
+"""
+STEPS = """
+for step in range(6):
+    if step == 2: before = faults()
+    some = [torch.ones(1 << 20) for _ in range(32)]
+    del some
+print(faults() - before)
+"""
+
+
+def test_freed_memory_is_kept_while_cells_run_and_given_back_when_none_does(notebook: Notebook) -> None:
+    notebook.run(f"%%parallel\n{MEMORY}")
+    assert max(map(int, notebook.run(f"%%parallel\n{STEPS}").said)) < 8000  # 32,000 in each step, if it were not kept
+    held = notebook.run("%%parallel\nprint(resident())").said
+    time.sleep(3)
+    left = notebook.run("%%parallel\nprint(resident())").said
+    assert min(map(int, held)) - max(map(int, left)) > 64  # of 128 MiB

@@ -6,7 +6,6 @@ nobody knows how it will be divided: what is made goes to the rank that holds le
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbpar import heap
+
 from .channel import channel
 from .home import is_split, loosen
 from .place import put, weak_lists_off
 
 SMALL = 1 << 26  # bytes of parameters that a cell makes before anything is dropped
-_MMAP_THRESHOLD = -3  # a parameter of glibc's mallopt
 _ALONE = 2  # references to a storage that only one tensor and the storage's Python object have
 
 
@@ -60,7 +60,7 @@ class Build:
                 setattr(kind, "__init__", original)  # noqa: B010
             self._wrapped.clear()
             if self.dropping:
-                keep_in_heap(1 << 25)
+                heap.keep_blocks(heap.LARGEST)
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -99,7 +99,7 @@ class Build:
             self._waiting.append(weakref.ref(module))
             self._bytes += sum(value.nbytes for value in _parameters(module))
             if self._bytes > self.limit:
-                keep_in_heap(1 << 20)
+                heap.keep_blocks(1 << 20)
                 waiting, self._waiting = self._waiting, None
                 for ref in waiting:
                     if (made := ref()) is not None:
@@ -139,11 +139,3 @@ def _alone(value: Tensor) -> bool:
     """Whether nothing else is on this memory."""
     storage = value.untyped_storage()
     return torch._C._storage_Use_Count(storage._cdata) <= _ALONE
-
-
-def keep_in_heap(size: int) -> None:
-    """Memory above this size is the system's again as soon as it is free. glibc learns to keep larger and larger blocks, and
-    what lies between those that were dropped would be lost."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, size)
