@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from tests.model.test_notebook import DIFFERENCE, SETUP
 from tests.notebook import Notebook
@@ -45,11 +46,12 @@ def test_an_error_on_the_rows_of_one_rank_ends_the_cell(notebook: Notebook) -> N
     assert notebook.run(f"{HYBRID}\nprint(words(ids[:6]).shape)").lines == ["torch.Size([6, 4])"]
 
 
-def test_an_interrupt_keeps_the_steps_done(notebook: Notebook) -> None:
+def test_an_interrupt_keeps_the_steps_done(notebook: Notebook, tmp_path: Path) -> None:
     notebook.run(SETUP)
-    notebook.run(f"{HYBRID}\ntrain(model, opt, 1)")
-    message = notebook.send(f"{HYBRID}\ntrain(model, opt, 1_000_000)")
-    time.sleep(3)
+    begun = tmp_path / "begun"
+    message = notebook.send(f"{HYBRID}\ntrain(model, opt, 5)\nopen({str(begun)!r}, 'w').close()\ntrain(model, opt, 1_000_000)")
+    while not begun.exists():
+        time.sleep(0.1)
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and "as they were before" not in cell.traceback

@@ -24,7 +24,7 @@ from nbpar.parallel.data.layouts import reduced
 from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
 from nbpar.parallel.data.rowwise import COUNTED, FEWER, NEW
 from nbpar.parallel.data.subject import Subject
-from nbpar.parallel.data.trial import Trial, Unsuited
+from nbpar.parallel.data.trial import Final, Trial, Unsuited
 
 ALL = sys.maxsize
 HARMLESS = ("torch.nn.", "transformers.")  # where hooks are made that do not look at rows
@@ -55,12 +55,16 @@ def check(  # noqa: PLR0917
             try:
                 if glances and not late:
                     return glanced(trial, size)
+            except Final as final:
+                return Refusal(str(final))
             except Unlike as unlike:
                 doubts[at] = reasons[at] = str(unlike)
             if doubts[at].startswith(RAISES) or late == doubts[at].startswith(NEW):
                 continue
             try:
                 return tried(trial, size, precise, every=doubts[at].startswith(COUNTED))
+            except Final as final:
+                return Refusal(str(final), REMEDY_ROWS)
             except Unlike as unlike:
                 reasons[at] = str(unlike)
     first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
@@ -89,6 +93,8 @@ def tried(trial: Callable[[int], Trial], size: int, precise: bool, *, every: boo
     if precise:
         try:
             return replace(trial(ALL if every else size + 1).quick(), counted=every)
+        except Final:
+            raise
         except Unlike:
             pass
     return replace(trial(ALL if every else 2 * size + 1).thorough(), counted=every)

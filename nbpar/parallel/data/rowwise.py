@@ -244,7 +244,7 @@ class Follow:
 
     def lead(self, whole: Step, ways: Sequence[Way], dims: Sequence[int | None]) -> None:
         """From what an operator takes to what it gives."""
-        if whole.name == VERDICT:
+        if (whole.name == VERDICT and type(ways[0]) is not str) or (whole.name == TALLY and ways[0] in (None, "sum")):
             self.rows.update((id(tensor), None) for tensor, _ in whole.outs)
             return
         ins = [way if type(way) is Rows else None for way in ways]
@@ -362,7 +362,7 @@ def given(step: Step) -> tuple[Any, Any, Any]:
 # Losses, as one step. Means are over labels that count, whoever has them.
 LOSS, LOSS_SUM, LOSS_EACH = "cross_entropy", "cross_entropy, sum", "cross_entropy, each"
 LOSSES: dict[str, Number] = {LOSS: "mean", LOSS_SUM: "sum"}
-VERDICT = "verdict"  # on all rows, and told to all ranks: see `verdicts`
+VERDICT, TALLY = "verdict", "verdict by number"  # on all rows, or how many of them; told to all ranks: see `verdicts`
 NOTHING = (0,)  # the shape of what `cat` passes over
 # Rules say whether rows stay apart, given where the tensors have their rows and where the results have them.
 Rule = Callable[[Step, Sequence["Rows | None"], Sequence["int | None"]], bool]

@@ -25,6 +25,15 @@ class Structure:
     spec: Any
     opened: tuple[Any, ...] = ()
 
+    @property
+    def strange(self) -> str:
+        """The kind of an object that was opened and is no dataclass, if there is one."""
+        for kind, _, inside, _ in filter(None, self.opened):
+            name = inside.strange if dataclasses.is_dataclass(kind) else kind.__name__
+            if name:
+                return str(name)
+        return ""
+
 
 def flatten(value: Any, depth: int = 0) -> tuple[list[Any], Structure]:
     leaves, spec = tree_flatten(value)

@@ -29,6 +29,10 @@ from nbpar.parallel.data.subject import Subject
 NARROW = 2e-6  # how close a quick look in single precision must be: some rounding errors
 
 
+class Final(Unlike):
+    """No other look would say otherwise."""
+
+
 class Unsuited(Unlike):
     """The whole call cannot be run on these values: no evidence."""
 
@@ -233,10 +237,13 @@ class Trial:
         finally:
             changed = objects.put_back()
         if changed:
-            raise Unlike(f"it changes an argument ({changed}), which would have a rank's rows only")
+            raise Final(f"it changes an argument ({changed}), which would have a rank's rows only")
         values, spec = flatten(output)
         if record.reads_rows:
-            raise Unlike("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
+            kind = Unlike if self.ranks.all_here else Final  # where layers are elsewhere, each look is dear
+            raise kind("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
+        if not self.ranks.all_here and (name := spec.strange):
+            raise Final(f"it returns a {name}, which cannot be put together from rows of several stages")
         if any(bool(torch.isnan(v).all()) for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.numel()):
             raise Unsuited("its result is not a number")
         for value in values:

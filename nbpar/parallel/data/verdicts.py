@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from nbpar.parallel.data import context
 from nbpar.parallel.data.context import Stopped
 from nbpar.parallel.data.ranks import to_list
-from nbpar.parallel.data.rowwise import VERDICT, one_step
+from nbpar.parallel.data.rowwise import TALLY, VERDICT, one_step
 
 NUMBERED = "_nbpar_of"  # an attribute of a sum of yes and no: of how many
 
@@ -67,7 +67,7 @@ def compared(original: Callable[..., Any]) -> Callable[..., Any]:
         number = int.__pos__(other) if watched() and isinstance(other, int) else None  # a size notes what is made of it
         if number is None or getattr(self, NUMBERED, None) != number or not followed(self):
             return original(self, other)
-        return verdict(lambda total: original(total, number), self, every=True)
+        return verdict(lambda total: original(total, number), self, every=True, step=TALLY)
 
     return equal
 
@@ -97,7 +97,7 @@ def followed(tensor: Any) -> bool:
     return plain and torch._C._functorch.peek_interpreter_stack() is None
 
 
-def verdict(question: Callable[[Tensor], Tensor], tensor: Tensor, every: bool) -> Tensor:
+def verdict(question: Callable[[Tensor], Tensor], tensor: Tensor, every: bool, step: str = VERDICT) -> Tensor:
     """The answer for all rows, as a tensor. every: whether all must hold, else any. Raises Stopped."""
 
     def answer(tensor: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def verdict(question: Callable[[Tensor], Tensor], tensor: Tensor, every: bool) -
             own = (all if every else any)(one > 0 for (one,) in said)
         return torch.tensor(told(own), device=tensor.device)
 
-    return one_step(VERDICT, answer, (tensor,), every)
+    return one_step(step, answer, (tensor,), every)
 
 
 def told(own: bool) -> bool:
