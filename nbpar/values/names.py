@@ -1,4 +1,4 @@
-"""Which names of a namespace are the person's, and which are IPython's own."""
+"""Which names of a namespace are the person's, and which are IPython's and torch's own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ RESULT = "_"  # under which a last expression's value travels
 RESERVED = re.compile(
     r"__(name|doc|package|loader|spec|file|builtins?|annotations|cached|session|vsc_ipynb_file)__"
     r"|_{1,3}|_i{1,3}|_[iod]h|_sh|_i?\d+|_exit_code"
+    r"|__(compiled_fn|resume_at|builtins_dict_|import)_.*"  # of torch.compile, in a function's module
 )
 RESULTS = re.compile(r"_{1,3}|_\d+|Out|_oh")
 SHELL = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open"})
 
 
 def is_persons(name: str, value: Any) -> bool:
-    """False for what Python or IPython put there. `exit` and the like are the person's once they have a value of their own."""
+    """False for what Python, IPython or torch put there. `exit` and the like are the person's if they have a value of their own."""
     if not isinstance(name, str):
         return False
     if name[:1] == "_":

@@ -122,3 +122,19 @@ wrapped = Wrapped(opt)
     for _ in range(2):
         notebook.run("%%parallel data -n 2\nmodel(x).sum().backward()\nwrapped.step()")
     assert notebook.run("wrapped.step(); print(wrapped.inner is opt)").stdout == "True\n"
+
+
+def test_a_script_knows_the_functions_of_torch(notebook: Notebook) -> None:
+    notebook.run("""
+def holds(x: torch.Tensor) -> bool:
+    return bool(torch.any(x > 0)) and bool(torch.all(x > -100)) and bool((x == x).all())
+""")
+    cell = notebook.run("%%parallel data -n 2\ntorch.jit.script(holds)(x)")
+    assert cell.result == {"text/plain": "True"}
+
+
+def test_what_the_compiler_leaves_in_the_notebook_is_nobodys(notebook: Notebook) -> None:
+    notebook.run("def total(x):\n    return x.sum() + torch.all(x > 0)")
+    cell = notebook.run("%%parallel data -n 2\ntorch.compile(total, backend='eager', fullgraph=True)(x) == total(x)")
+    assert cell.result == {"text/plain": "tensor(True)"}
+    assert "__compiled_fn" not in cell.stdout

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit._builtins import _register_builtin
 from torch.utils._python_dispatch import _disable_current_modes
 
 from nbpar.parallel.data import context
@@ -25,9 +27,9 @@ NUMBERED = "_nbpar_of"  # an attribute of a sum of yes and no: of how many
 
 def patches() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
     """Where torch is changed while a cell runs."""
-    for name in ("all", "any"):
-        for owner in (Tensor, torch):
-            yield owner, name, asked
+    for name, function in ASKED.items():
+        yield Tensor, name, asked
+        yield torch, name, partial(instead, function)
     yield Tensor, "sum", summed
     yield Tensor, "__bool__", decided
     yield Tensor, "__eq__", compared
@@ -44,6 +46,10 @@ def asked(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return verdict(original, args[0], every)
 
     return ask
+
+
+def instead(function: Any, original: Any) -> Any:
+    return function
 
 
 def summed(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -81,6 +87,11 @@ def decided(original: Callable[[Tensor], bool]) -> Callable[[Tensor], bool]:
         return told(own) if watched() and followed(self) else own
 
     return truth
+
+
+ASKED = {name: asked(getattr(torch, name)) for name in ("all", "any")}
+for _name, _function in ASKED.items():
+    _register_builtin(_function, f"aten::{_name}")  # for scripts, which know torch's functions by identity
 
 
 def watched() -> bool:
