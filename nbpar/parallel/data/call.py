@@ -160,7 +160,9 @@ class Splitter:
 
     def other_way(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
         """From now on, a plan for what this batch answers."""
-        found = knowledge.other_way(key, once.strayed)
+        found: Plan | Refusal | None = knowledge.other_way(key, once.strayed)
+        if found is None and sum(kind == key for kind, _ in knowledge.ways) >= MOST_WAYS:
+            found = Refusal("it takes many ways, by what its tensors say (`if tensor`)")
         return knowledge.take(key, found or self.check(once.subject, once.flat, once.spec, batch_dim, once.strayed))
 
     def look(self, plan: Plan) -> bool:

@@ -1,8 +1,8 @@
 """What Python asks of all rows at once: do all hold, does any? A split call answers for the whole batch.
 
 So `if mask.all()` takes the way that one process takes. The ranks' answers are put together in one small message. A plan knows
-the answers that it was tried with: where a later batch is answered otherwise, the call may take another way, and is tried anew
-with what was answered.
+these answers and each `if tensor` that it was tried with: where a later batch is answered otherwise, the call may take another
+way, and is tried anew with what was answered.
 """
 
 from __future__ import annotations
