@@ -24,6 +24,7 @@ from nbpar.display.watch import Watch
 from nbpar.errors import OptionError, RankDied, suggest
 from nbpar.exchange import TICK, Exchange, Interrupts
 from nbpar.failure import raise_failure, raise_unanswered, shared_failure
+from nbpar.parallel import LOCKSTEP
 from nbpar.ranks.channel import Message
 from nbpar.ranks.task import Failure, Reply, Task
 from nbpar.record import Last, keep
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 DEFAULT = ("split", "live")  # panels, of cells that run for two seconds
 RELAYED = 1 << 16  # bytes; smaller values go from the kernel to each rank on other hosts
 SNAPSHOT = 60.0  # seconds between two snapshots of a lockstep cell, unless it says otherwise
-LOCKSTEP = frozenset({"data", "model", "tensor", "hybrid"})
 
 
 @dataclass(frozen=True)
