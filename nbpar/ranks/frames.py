@@ -30,7 +30,8 @@ def _without(tb: TracebackType | None, packages: frozenset[str]) -> TracebackTyp
 
 def _parts(tb: TracebackType | None) -> Iterator[TracebackType]:
     while tb is not None:
-        yield tb
+        if tb.tb_lineno is not None:  # an interrupt may come where the compiler has put no line, and IPython cannot show that
+            yield tb
         tb = tb.tb_next
 
 
