@@ -64,6 +64,7 @@ class Notebook:
     def __init__(self, *, extension: bool = True, kernel: str = "", within: Sequence[str] = (), **start: Any) -> None:
         self._extension, self._kernel, self._start = extension and not kernel, kernel, start
         self._within = within
+        self._cells: dict[str, Cell] = {}  # of sent cells: what came of them so far
 
     def __enter__(self) -> Notebook:
         self.manager = KernelManager(kernel_name=self._kernel or "python3")
@@ -89,12 +90,32 @@ class Notebook:
 
     def send(self, code: str) -> str:
         self._sent = time.perf_counter()
-        return self.client.execute(code)
+        message = self.client.execute(code)
+        self._cells[message] = Cell()
+        return message
+
+    def send_until(self, code: str, printed: str = "begun", timeout: float = 60) -> str:
+        """A cell that is sent, up to the time when it has printed that. The ranks that have not done so have a moment more."""
+        message = self.send(code)
+        self._gather(message, timeout, printed)
+        time.sleep(0.3)
+        return message
 
     def collect(self, message: str, timeout: float = 120, *, reply: bool = True) -> Cell:
         """Outputs and reply of a cell that was sent."""
-        cell, end = Cell(), time.monotonic() + timeout
-        while True:
+        self._gather(message, timeout)
+        cell = self._cells.pop(message)
+        cell.seconds = time.perf_counter() - self._sent
+        while reply and not cell.status:
+            answer = self.client.get_shell_msg(timeout=10)
+            if answer["parent_header"].get("msg_id") == message:
+                cell.status = answer["content"]["status"]
+        return cell
+
+    def _gather(self, message: str, timeout: float, printed: str = "") -> None:
+        """What comes of a sent cell until it has printed that; without it, until it ends."""
+        cell, end = self._cells[message], time.monotonic() + timeout
+        while not printed or printed not in cell.stdout:
             if (left := end - time.monotonic()) <= 0:
                 raise AssertionError(f"the cell ran past {timeout} s; so far: {cell}")
             try:
@@ -115,13 +136,8 @@ class Notebook:
             elif kind == "error":
                 cell.error, cell.traceback = content["ename"], ANSI.sub("", "\n".join(content["traceback"]))
             elif kind == "status" and content["execution_state"] == "idle":
-                break
-        cell.seconds = time.perf_counter() - self._sent
-        while reply and not cell.status:
-            answer = self.client.get_shell_msg(timeout=10)
-            if answer["parent_header"].get("msg_id") == message:
-                cell.status = answer["content"]["status"]
-        return cell
+                assert not printed, f"the cell ended without {printed!r}: {cell}"
+                return
 
     def debug(self, *commands: str) -> str:
         """What `%debug` says to these commands."""

@@ -69,9 +69,8 @@ def test_one_rank_raises_while_the_others_wait(gloo: Notebook, size: int, setup:
 @pytest.mark.parametrize("mode", ["", "data"])
 def test_an_interrupt_ends_a_wait(gloo: Notebook, size: int, mode: str) -> None:
     pids = gloo.value("nbpar.world().pids")
-    fault = f"{DIST}if dist.get_rank() == 1:\n    time.sleep(1000)\ndist.all_reduce(torch.ones(1))"
-    message = gloo.send(fault.replace("%%parallel", f"%%parallel {mode}"))
-    time.sleep(1)
+    fault = f"{DIST}print('begun', flush=True)\nif dist.get_rank() == 1:\n    time.sleep(1000)\ndist.all_reduce(torch.ones(1))"
+    message = gloo.send_until(fault.replace("%%parallel", f"%%parallel {mode}"))
     gloo.interrupt()
     begin = time.time()
     cell = gloo.collect(message, 20)

@@ -43,8 +43,9 @@ def test_where_shows_stacks_and_collectives_in_a_terminal_and_in_another_noteboo
         with socket.socket(socket.AF_UNIX) as door:
             door.bind(f"{folder}/where-0")
     with Notebook() as other:
-        message = notebook.send(f"{DIST}def deep():\n    time.sleep(5)\nif dist.get_rank(): deep()\ndist.barrier()")
-        time.sleep(1.5)
+        message = notebook.send_until(
+            f"{DIST}def deep():\n    time.sleep(8)\nprint('begun')\nif dist.get_rank(): deep()\ndist.barrier()"
+        )
         told = subprocess.run([sys.executable, "-m", "nbpar", "where"], capture_output=True, text=True, check=True).stdout
         also = other.run("%parallel where").stdout
     notebook.collect(message)

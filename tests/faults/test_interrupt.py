@@ -10,6 +10,8 @@ import pytest
 from tests.faults.common import DIST, works
 from tests.notebook import Cell, Notebook
 
+BEGINS = "print('begun', flush=True)\ntime.sleep(0.2)\n"  # what is printed has left before something keeps the interpreter
+
 
 @pytest.mark.parametrize(
     "code",
@@ -26,8 +28,8 @@ from tests.notebook import Cell, Notebook
 )
 def test_an_interrupt_ends_the_cell(notebook: Notebook, code: str) -> None:
     pids = notebook.value("nbpar.world().pids")
-    message = notebook.send(DIST + code)
-    time.sleep(1)
+    message = notebook.send_until(f"{DIST}{BEGINS}{code}")
+    time.sleep(0.5)
     at = time.monotonic()
     notebook.interrupt()
     cell = notebook.collect(message, 20)
@@ -53,9 +55,9 @@ def count(turns):  # in C, without a look at anything
 
 def test_a_long_c_call_ends_as_soon_as_it_returns(notebook: Notebook) -> None:
     pids = notebook.value("nbpar.world().pids")
-    code = f"{DIST}{C_CALL}rate = count(1e7)\nprint('began at', time.time())\ntime.sleep(0.1)\ncount(3 * rate)\ntime.sleep(1000)"
-    message = notebook.send(code)
-    time.sleep(1.5)
+    begins = "rate = count(1e7)\nprint('began at', time.time(), flush=True)\ntime.sleep(0.2)\n"
+    code = f"{DIST}{C_CALL}{begins}count(3 * rate)\ntime.sleep(1000)"
+    message = notebook.send_until(code, "began at")
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     began = max(map(float, re.findall(r"began at ([\d.]+)", cell.stdout)))
@@ -65,7 +67,7 @@ def test_a_long_c_call_ends_as_soon_as_it_returns(notebook: Notebook) -> None:
 
 def test_a_c_call_that_does_not_return_is_told_and_ended_on_demand(notebook: Notebook) -> None:
     notebook.run("kept = 42")
-    message = notebook.send(f"{DIST}{C_CALL}if dist.get_rank():\n    count(1e13)\ndist.barrier()")
+    message = notebook.send_until(f"{DIST}{C_CALL}{BEGINS}if dist.get_rank():\n    count(1e13)\ndist.barrier()")
     time.sleep(1)
     notebook.interrupt()
     time.sleep(5.5)
@@ -103,14 +105,14 @@ for step in range(100_000):
     ((model(x) - y) ** 2).mean().backward()
     opt.step()
     done += 1
+    if done == 40: print("40 done", flush=True)
     time.sleep(0.003)"""
 
 
 def test_an_interrupted_training_stops_at_one_step_and_keeps_it(notebook: Notebook) -> None:
     notebook.run(TRAIN)
     notebook.run(LOOP.replace("100_000", "3"))  # imports and checks
-    message = notebook.send(LOOP)
-    time.sleep(2)
+    message = notebook.send_until(LOOP, "40 done")
     at = time.monotonic()
     notebook.interrupt()
     cell = notebook.collect(message, 20)
@@ -131,6 +133,7 @@ def test_an_interrupted_training_stops_at_one_step_and_keeps_it(notebook: Notebo
 SLOW = """
 class Slow(torch.nn.Linear):
     def forward(self, x):
+        print("begun", flush=True)
         time.sleep(1000)
 slow = torch.nn.Sequential(torch.nn.Linear(4, 4), Slow(4, 4))
 """
@@ -139,8 +142,7 @@ slow = torch.nn.Sequential(torch.nn.Linear(4, 4), Slow(4, 4))
 @pytest.mark.parametrize("mode", ["data", "model", "model --how tensor"])
 def test_an_interrupt_inside_a_model_shows_the_cells_lines(notebook: Notebook, mode: str) -> None:
     notebook.run(TRAIN + SLOW)
-    message = notebook.send(f"%%parallel {mode}\nslow(x)")
-    time.sleep(1.5)
+    message = notebook.send_until(f"%%parallel {mode}\nslow(x)")
     for _ in range(2):  # the second one does not wait for a step
         notebook.interrupt()
         time.sleep(0.3)
@@ -160,11 +162,10 @@ module.__spec__ = types.SimpleNamespace(_initializing=True)
 print("imports", flush=True)
 end = time.monotonic() + 2
 while time.monotonic() < end: pass
-module.__spec__._initializing = False
 print("imported", flush=True)
+module.__spec__._initializing = False
 time.sleep(1000)"""
-    message = notebook.send(code)
-    time.sleep(1)
+    message = notebook.send_until(code, "imports")
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and cell.said == {"imports", "imported"}

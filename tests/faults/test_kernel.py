@@ -55,8 +55,7 @@ def test_the_kernel_is_killed(fresh: Notebook, busy: str) -> None:
     works(fresh)
     pids = family(fresh.value("nbpar.world().pids"))
     if busy:
-        fresh.send(DIST + busy)
-        time.sleep(0.7)
+        fresh.send_until(f"{DIST}print('begun', flush=True)\n{busy}")
     os.kill(fresh.manager.provisioner.pid, signal.SIGKILL)  # type: ignore[union-attr,attr-defined]
     assert gone(pids, 5)
 

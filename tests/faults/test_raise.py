@@ -102,8 +102,7 @@ def test_debug_opens_where_one_rank_raised(notebook: Notebook) -> None:
 
 
 def test_debug_opens_where_an_interrupt_came(notebook: Notebook) -> None:
-    sent = notebook.send(f"{DIST}def waits(seconds):\n    time.sleep(seconds)\nwaits(100)")
-    time.sleep(1)
+    sent = notebook.send_until(f"{DIST}def waits(seconds):\n    print('begun', flush=True)\n    time.sleep(seconds)\nwaits(100)")
     notebook.interrupt()
     assert notebook.collect(sent).error == "KeyboardInterrupt"
     said = notebook.debug("p seconds")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -67,8 +66,8 @@ def test_snapshots_do_not_change_a_cell_and_an_interrupt_comes_through(notebook:
     notebook.run(f"%%parallel {mode} -n 2 --snapshot 0.05" + LOOP.format(steps=200, then="time.sleep(0.002)"))
     assert notebook.value("apart(alone, state())") < 1e-12
     notebook.run(SETUP)
-    message = notebook.send(f"%%parallel {mode} --snapshot 0.05" + LOOP.format(steps=100_000, then="time.sleep(0.002)"))
-    time.sleep(2)
+    then = "if step == 100: print('begun', flush=True)\n    time.sleep(0.002)"
+    message = notebook.send_until(f"%%parallel {mode} --snapshot 0.05" + LOOP.format(steps=100_000, then=then))
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and "as they were before" not in cell.traceback

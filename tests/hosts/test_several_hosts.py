@@ -105,8 +105,7 @@ def test_an_exception_names_the_host(spread: Notebook) -> None:
 
 
 def test_an_interrupt_reaches_all(spread: Notebook) -> None:
-    message = spread.send("%%parallel\nimport time\nprint('begun')\ntime.sleep(60)")
-    time.sleep(1.5)
+    message = spread.send_until("%%parallel\nimport time\nprint('begun')\ntime.sleep(60)")
     spread.interrupt()
     cell = spread.collect(message, 20)
     assert "KeyboardInterrupt" in cell.traceback and cell.seconds < 15
@@ -114,8 +113,7 @@ def test_an_interrupt_reaches_all(spread: Notebook) -> None:
 
 
 def test_a_killed_rank_is_named_with_its_host(spread: Notebook, hosts: Hosts) -> None:
-    message = spread.send("%%parallel\nimport time\nprint('begun', flush=True)\ntime.sleep(60)")
-    time.sleep(1.5)
+    message = spread.send_until("%%parallel\nimport time\nprint('begun', flush=True)\ntime.sleep(60)")
     victim = min(process.pid for process in hosts.processes("b") if is_rank(process))
     psutil.Process(victim).kill()
     cell = spread.collect(message, 20)
@@ -134,8 +132,9 @@ def test_a_host_that_is_cut_off_is_told_within_five_seconds(spread: Notebook, ho
     spread.run("%%parallel\nkept = nbpar.size()")
     ranks = [process for process in hosts.processes("a", "b") if "nbpar.ranks.rank" in process.cmdline()]
     folders = {process.environ()["NBPAR_FOLDER"] for process in ranks if is_rank(process) and "NBPAR_FOLDER" in process.environ()}
-    message = spread.send("%%parallel\nimport time, torch.distributed as dist\nprint('begun')\ntime.sleep(60)\ndist.barrier()")
-    time.sleep(1.5)
+    message = spread.send_until(
+        "%%parallel\nimport time, torch.distributed as dist\nprint('begun')\ntime.sleep(60)\ndist.barrier()"
+    )
     hosts.cut("b")
     cut = time.monotonic()
     try:

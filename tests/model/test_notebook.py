@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.notebook import Notebook
 
 SETUP = """import copy, torch, torch.nn as nn
@@ -66,8 +64,9 @@ def test_a_loss_of_another_cell_is_not_in_the_way(notebook: Notebook) -> None:
 def test_an_interrupt_keeps_the_steps_done(notebook: Notebook) -> None:
     notebook.run(SETUP)
     notebook.run("%%parallel model\ntrain(model, opt, 1)")
-    message = notebook.send("%%parallel model\ntrain(model, opt, 1_000_000)")
-    time.sleep(2)
+    message = notebook.send_until(
+        "%%parallel model\ntrain(model, opt, 15)\nprint('begun', flush=True)\ntrain(model, opt, 1_000_000)"
+    )
     notebook.interrupt()
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and "as they were before" not in cell.traceback
