@@ -688,6 +688,65 @@ net = Mixture()
 loss = net(x).sum()
 loss.backward()
 print(loss.item(), [e.weight.grad is None for e in net.experts])
+## knobs_of_layers_turned
+class B(nn.Module):
+    def __init__(self):
+        super().__init__(); self.l = nn.Linear(6, 6); self.scale, self.rates, self.names = 1., [1., 2.], {"by": 1.}
+    def forward(self, x):
+        out = self.l(x) * self.scale * self.rates[0] * self.names["by"]
+        return F.dropout(out, .5) if self.rates[1] > 4 else out
+net = nn.Sequential(B(), B(), nn.Dropout(.5), nn.Linear(6, 6))
+net(x).sum().backward()
+net[0].scale = 2.; print(net(x).sum().item())
+net[1].rates[0] = 3.; print(net(x).sum().item())
+net[1].rates[1] = 5.; print(net(x).sum().item())
+net[0].names["by"] = 4.; net[2].p = .2; print(net(x).sum().item())
+net.eval(); print(net(x).sum().item())
+net(x).pow(2).sum().backward()
+print(net[0].l.weight.grad.sum().item())
+## layers_replaced_and_watched
+class B(nn.Module):
+    def __init__(self): super().__init__(); self.l = nn.Linear(6, 6)
+    def forward(self, x): return torch.tanh(self.l(x))
+net = nn.Sequential(B(), B())
+print(net(x).sum().item())
+net[0].l = nn.Linear(6, 6); print(net(x).sum().item())
+net[1].l = net[0].l; print(net(x).sum().item())
+net[1].l = nn.Identity(); print(net(x).sum().item())
+seen = net[0].register_forward_hook(lambda module, given, out: out * 2); print(net(x).sum().item())
+seen.remove(); print(net(x).sum().item())
+net[0].l.weight.requires_grad_(False); net(x).pow(2).sum().backward()
+print(net[0].l.weight.grad, net[0].l.bias.grad.sum().item())
+net.double(); print(net(x.double()).sum().item())
+seen = []
+net[1].forward = lambda value: seen.append(value.shape) or value * 3
+print(net(x.double()).sum().item(), seen)
+## step_that_fails
+step(); step()
+opt.param_groups[0]["weight_decay"] = "much"
+try: step()
+except TypeError as error: print(type(error).__name__)
+print(model[4].weight.sum().item(), (model[0].weight * 2).sum().item(), (model[4].weight.grad + 1).sum().item())
+opt.param_groups[0]["weight_decay"] = .2
+for _ in range(2): print(step().item())
+## schedule_and_new_parameters
+schedule = torch.optim.lr_scheduler.StepLR(opt, 1, .5)
+for _ in range(3): print(step().item()); schedule.step()
+more = nn.Linear(6, 4); more(x)
+opt.add_param_group({"params": more.parameters(), "momentum": 0.})
+for _ in range(3):
+    opt.zero_grad(); loss = F.cross_entropy(model(x) + more(x), y); loss.backward(); opt.step(); print(loss.item())
+opt.param_groups[0]["momentum"] = 0.; opt.param_groups[1]["momentum"] = .5
+for _ in range(3):
+    opt.zero_grad(); loss = F.cross_entropy(model(x) + more(x), y); loss.backward(); opt.step(); print(loss.item())
+print(more.weight.sum().item())
+## listeners_of_a_step
+count = []
+before = opt.register_step_pre_hook(lambda o, *_: count.append(model[0].weight.sum().item()))
+after = opt.register_step_post_hook(lambda o, *_: count.append(model[4].weight.sum().item()))
+for _ in range(3): step()
+before.remove(); after.remove()
+step(); print(count)
 ## lazy
 net = nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 6))
 print(net(x).sum().item())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from .late import Late
 from .operands import own, plain_number, plain_slices, tensors
 from .remote import tell_size
 from .transfer import bring
+
+if TYPE_CHECKING:
+    from .optimisers import Step
 
 Function = Callable[..., Any]
 
@@ -56,10 +59,13 @@ class Dispatch(TorchFunctionMode):
         self.late = Late()
         self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
         self.failures: Failures | None = None  # while something is tried
+        self.step: Step | None = None  # that an optimiser makes
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.step is not None and self.step.goes_on() and self.step.plain:
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "backward":
             return special.backward(func, args, kwargs)

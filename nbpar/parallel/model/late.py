@@ -1,12 +1,13 @@
-"""Gradients of linear layers' weights are computed last, for all micro-batches together: no rank waits for them.
+"""Gradients of linear layers' weights are computed last, for several micro-batches together: no rank waits for them.
 
 The backward pass of a stage in four pieces, B for a piece's inputs and W for its share of the weights' gradients:
 
-    as autograd goes    B W B W B W B W      the stage before waits for a B and a W each time
-    here                B B B B W W W W      it waits for a B, and computes while this one is at its W
+    as autograd goes    B W B W B W B W      the stage before waits for a B and a W before it has anything to do
+    here                B B B W B W W W      it waits for a B, and is busy when this one comes to its W
 
-The split is that of "Zero Bubble Pipeline Parallelism" (Qi et al. 2023). It is made in the graph itself, on all ranks alike: all
+The split is that of "Zero Bubble Pipeline Parallelism" (Qi et al. 2023). It is made in the graph itself, on all ranks alike: some
 pieces use a weight by way of one node, made before any of them. The engine, which runs the newest node first, comes to it last.
+Those are the second half, of which the gradients come first; with the other half the stage before has been given enough to do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from nbpar.parallel.inner import Inner
 
 from .channel import channel
 from .home import owner
+from .layers import parts_of
 from .remote import NO_SECOND_DERIVATIVE, Input, passes_by
 
 Product = tuple[Tensor, int, Tensor, int]  # rows of an input and of the gradient of its output, each with its version
@@ -37,20 +39,25 @@ class Late:
     """What stands for the parameters of linear layers while a model is called in pieces."""
 
     def __init__(self) -> None:
+        self.on = False  # whether what runs is one of the pieces that wait
         self._instead: dict[int, Tensor] = {}  # by the ids of parameters
         self._products: dict[int, Products] = {}  # by the ids of what stands for weights
 
     @contextmanager
-    def pieces(self, model: nn.Module) -> Iterator[None]:
-        """The calls inside are pieces of one call of this model."""
+    def pieces(self, model: nn.Module, count: int) -> Iterator[Callable[[int], None]]:
+        """The calls inside are pieces of one call of this model. Gives what is to be told which comes next."""
+
+        def begin(piece: int) -> None:
+            self.on = 2 * piece >= count
+
         if _saving is not None and torch.is_grad_enabled():
             with torch._C.DisableTorchFunction():
                 for layer in _alone(model):
                     self._add(layer)
         try:
-            yield
+            yield begin
         finally:
-            self._instead, self._products = {}, {}
+            self.on, self._instead, self._products = False, {}, {}
 
     def _add(self, layer: nn.Linear) -> None:
         values = _learning(layer)
@@ -61,11 +68,13 @@ class Late:
 
     def instead(self, parameters: Iterable[Tensor]) -> dict[int, Tensor]:
         """What a step uses for these parameters, by their ids."""
+        if not self.on:
+            return {}
         return {id(value): self._instead[id(value)] for value in parameters if id(value) in self._instead}
 
     def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """original(module, *args, **kwargs): a call inside a step, on the rank that runs it."""
-        if self._products and type(module) is nn.Linear and len(args) == 1 and not kwargs:
+        if self.on and type(module) is nn.Linear and len(args) == 1 and not kwargs:
             products = self._products.get(id(module.weight))
             if products is not None and _is_plain(args[0], module.weight):
                 return _Linear.apply(products, args[0], module.weight, module.bias)
@@ -73,10 +82,12 @@ class Late:
 
 
 def _alone(model: nn.Module) -> list[nn.Linear]:
-    """The linear layers that can wait and whose parameters no other module has."""
-    parts = list(model.modules())
-    users = Counter(id(value) for part in parts for value in part._parameters.values() if value is not None)
-    layers = [part for part in parts if type(part) is nn.Linear and _waits(part)]
+    """The linear layers that can wait and whose parameters no other module has. Not those of the first stage: no rank waits for
+    its gradients, and weights' are computed soonest while what they are made of is in the cache."""
+    parts = parts_of(model)
+    held = [value for part in parts for value in part._parameters.values() if value is not None]
+    users, first = Counter(map(id, held)), owner(held[0]) if held else None
+    layers = [part for part in parts if type(part) is nn.Linear and _waits(part, first)]
     return [layer for layer in layers if all(users[id(value)] == 1 for value in _learning(layer))]
 
 
@@ -84,8 +95,10 @@ def _learning(layer: nn.Linear) -> list[Tensor]:
     return [value for value in (layer.weight, layer.bias) if value is not None and value.requires_grad]
 
 
-def _waits(layer: nn.Linear) -> bool:
+def _waits(layer: nn.Linear, first: int | None) -> bool:
     """Told alike on all ranks."""
+    if owner(layer.weight) == first:
+        return False
     values, weight = list(layer.parameters()), layer.weight
     homes = {owner(value) for value in values}
     plain = weight.requires_grad and weight.is_floating_point() and weight.numel() > 0

@@ -26,6 +26,18 @@ class Layer:
             yield from (value for value in (*part._parameters.values(), *part._buffers.values()) if value is not None)
 
 
+def parts_of(module: nn.Module) -> list[nn.Module]:
+    """What `modules` gives, sooner."""
+    found: dict[int, nn.Module] = {}
+    todo: list[nn.Module | None] = [module]
+    while todo:
+        part = todo.pop()
+        if part is not None and id(part) not in found:
+            found[id(part)] = part
+            todo.extend(reversed(part._modules.values()))
+    return list(found.values())
+
+
 def chain(models: Mapping[str, nn.Module]) -> list[Layer]:
     """Every layer of the models, by its full name, in the order of registration."""
     layers: list[Layer] = []

@@ -59,8 +59,11 @@ class Micro:
             layout = None
         if layout is None:
             return run(*args, **kwargs)
-        with self.dispatch.late.pieces(module):
-            results = [run(*a, **k) for a, k in pieces]
+        results = []
+        with self.dispatch.late.pieces(module, count) as begin:
+            for number, (a, k) in enumerate(pieces):
+                begin(number)
+                results.append(run(*a, **k))
         return join(results, layout, _shares(rows, count))
 
     def _enough(self, rows: int, count: int) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +20,7 @@ from .operands import own, tensors
 _PASSES_BY = "_nbpar_passes_by"
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What the owner tells of one result."""
 
     shape: tuple[int, ...]
@@ -32,12 +30,12 @@ class Result:
 
     @classmethod
     def of(cls, value: Tensor) -> Result:
-        return cls(tuple(value.shape), value.stride(), value.dtype, value.requires_grad)
+        return cls(value.shape, value.stride(), value.dtype, value.requires_grad)
 
-    def make(self, rank: int, inputs: Sequence[Tensor]) -> Tensor:
-        """The result on a rank that does not hold it, with edges to `inputs`."""
+    def make(self, rank: int, inputs: Sequence[tuple[Tensor, Input | None]]) -> Tensor:
+        """The result on a rank that does not hold it, with edges to `inputs`, each with what its gradient is."""
         if self.requires_grad:
-            made: Tensor = Step.apply(self, rank, *inputs)
+            made: Tensor = Step.apply(self, rank, [known for _, known in inputs], *[value for value, _ in inputs])
             return made
         return give(self.empty(), rank)
 
@@ -70,27 +68,25 @@ class Step(Inner):
     """A remote result. Its edges are exactly the owner's, so that gradients travel in the same order on both sides."""
 
     @staticmethod
-    def forward(ctx: Any, result: Result, rank: int, *inputs: Tensor) -> Tensor:
-        ctx.rank = rank
-        ctx.inputs = [Input.of(value) if value.requires_grad and not hasattr(value, _PASSES_BY) else None for value in inputs]
+    def forward(ctx: Any, result: Result, rank: int, known: list[Input | None], *inputs: Tensor) -> Tensor:
+        ctx.rank, ctx.inputs = rank, known
         return give(result.empty(), rank)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         if torch.is_grad_enabled():
             raise Unsupported(NO_SECOND_DERIVATIVE)
-        return None, None, *[None if one is None else one.gradient(ctx.rank) for one in ctx.inputs]
+        return None, None, None, *[None if one is None else one.gradient(ctx.rank) for one in ctx.inputs]
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     leaf: Tensor | None
 
     @classmethod
     def of(cls, value: Tensor) -> Input:
-        return cls(tuple(value.shape), value.dtype, value if value.is_leaf else None)
+        return cls(value.shape, value.dtype, value if value.is_leaf else None)
 
     def gradient(self, rank: int) -> Tensor | None:
         """None where a leaf has one already: a sum on meta says nothing new, and is dear."""
@@ -99,6 +95,11 @@ class Input:
                 return None
             _Pass.given.add(id(self.leaf))
         return give(torch.empty(self.shape, dtype=self.dtype, device="meta"), rank)
+
+
+def edge(value: Tensor) -> Input | None:
+    """What is to be known of a value for its gradient; None if none comes to it from here."""
+    return Input.of(value) if value.requires_grad and not hasattr(value, _PASSES_BY) else None
 
 
 NO_SECOND_DERIVATIVE = (
@@ -124,7 +125,7 @@ def tell_size(function: Callable[..., Any], args: Any, kwargs: Any, rank: int) -
         raise said
     tree, leaves = said
     if link.rank != rank:
-        inputs = [value for value in tensors((args, kwargs)) if value.requires_grad]
+        inputs = [(value, edge(value)) for value in tensors((args, kwargs)) if value.requires_grad]
         made = [leaf.make(rank, inputs) if isinstance(leaf, Result) else leaf for leaf in leaves]
         out = tree_unflatten(made, tree)
     return own(out, rank)

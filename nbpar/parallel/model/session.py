@@ -78,7 +78,7 @@ class Session:
         if self.options.balance != "time":  # else when a model is called: its layers are timed in its first call
             self.place_all()
         notes = self.channel.decide(new_notes() if self.channel.place == 0 else "")
-        with written_once(self.channel.place, notes), patched(self._call, self.say), Optimisers():
+        with written_once(self.channel.place, notes), patched(self._call, self.say), Optimisers(self.dispatch):
             with self.build.watching(), self.dispatch:
                 yield
 
@@ -172,7 +172,7 @@ class Session:
                 adopt(value)
         ranks = divide(layers, costs, self.channel.size, self.options.place)
         try:
-            self.units.homes.update(place(layers, ranks))
+            self.units.settle(place(layers, ranks))
         except Stuck as why:
             self.say(f"{', '.join(models)} is whole on every rank: {why}")
             return
@@ -183,11 +183,11 @@ class Session:
 
     def _call(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """What `module(*args, **kwargs)` does in the cell."""
+        if self.channel.in_step:
+            return self.dispatch.late.call(original, module, args, kwargs)
         transformed = torch._C._functorch.peek_interpreter_stack() is not None
         if transformed or isinstance(module, torch.jit.ScriptModule):
             return original(module, *args, **kwargs)
-        if self.channel.in_step:
-            return self.dispatch.late.call(original, module, args, kwargs)
         if not self._listening():
             self._refuse_thread(module)
             return original(module, *args, **kwargs)

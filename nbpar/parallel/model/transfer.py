@@ -20,6 +20,7 @@ before the work that came before the value's use, and is waited for (Depart's) a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +116,7 @@ def bring(value: Tensor, to: int | None) -> Tensor:
     graph = value.requires_grad and torch.is_grad_enabled()
     if source is None and to is not None and not graph:
         return value if channel().rank == to else remote(value, to)
-    if source is not None and to is not None:
-        note = channel().on_move
-        if note is not None:
-            note(value, to)
-    copy = _copy(value, source, to)
+    copy = _copy(value, source, to, channel().on_move)
     if copy.there is None:
         copy.there = copy.under_way if source is None or to is None else Arrive.apply(copy.under_way, source, to)
     there: Tensor = copy.there
@@ -133,11 +130,14 @@ def send_ahead(value: Tensor, to: int) -> None:
         _copy(value, source, to)
 
 
-def _copy(value: Tensor, source: int | None, to: int | None) -> Copy:
+def _copy(value: Tensor, source: int | None, to: int | None, note: Callable[[Tensor, int], None] | None = None) -> Copy:
+    """note: told of what goes from one rank to another and had not left before."""
     copies, now = _sent.setdefault(value, {}), stamp(value)
     key = to, value.requires_grad and torch.is_grad_enabled()
     copy: Copy | None = copies.get(key)
     if copy is None or copy.stamp is not now:
+        if note is not None and source is not None and to is not None:
+            note(value, to)
         copy = copies[key] = Copy(now, _transfer(value, source, to))
     return copy
 

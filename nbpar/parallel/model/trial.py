@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nbpar.parallel.data.state import CONTAINERS, OWN, put_entries, same_items, shallow
 
-from .units import HOOKS
+from .unit import HOOKS
 
 
 class Whole(Exception):
