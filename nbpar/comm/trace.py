@@ -22,7 +22,8 @@ from ..display.calls import END, name_call
 LIMIT = 1 << 16  # calls kept, a power of two
 DEPTH = 200  # frames looked at for the line of the cell
 
-now = time.perf_counter  # CLOCK_MONOTONIC on Linux: agrees between the processes of one host
+# CLOCK_MONOTONIC on Linux: agrees between the processes of one host. In a lockstep cell the module's own is asked by way of more.
+now = time.perf_counter
 
 
 class Kind(NamedTuple):

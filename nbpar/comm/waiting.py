@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ..errors import NbparError, PeerFailed
 from . import foreign
 from .state import state
-from .trace import trace
+from .trace import now, trace
 
 Ready = Callable[[], bool]
 
@@ -61,13 +61,13 @@ def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
 
     timeout: seconds, 0 for none. Raises PeerFailed after `abort`, TimeoutError after `timeout`.
     """
-    began = time.perf_counter()
+    began = now()
     eager = nbytes / SLOW + (0.0 if state.crowded else EAGER)
     while True:
         if ready():  # what is done is handed out, even after an abort: other ranks have it too
             return
         check()
-        waited = time.perf_counter() - began
+        waited = now() - began
         if timeout and waited > timeout:
             raise TimeoutError(f"nothing arrived within {timeout:g} s")
         _yield()
@@ -78,8 +78,8 @@ def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
 def _rest(ready: Ready, waited: float) -> None:
     """One pause, longer the longer the wait has been, after as much polling: without polls nothing moves."""
     pause = min(waited / 100, 1e-3 if state.crowded else 0.2e-3)
-    end = time.perf_counter() + pause
-    while time.perf_counter() < end:
+    end = now() + pause
+    while now() < end:
         if ready():
             return
     time.sleep(pause)

@@ -67,6 +67,8 @@ class Clocks:
 
     def in_step(self, frame: FrameType | None) -> bool:
         """Whether it is the cell's own code that asks, and all ranks are at this place."""
+        if frame is None or frame.f_globals is not self.namespace:  # most readings are a library's
+            return False
         if threading.current_thread() is not threading.main_thread() or os.getpid() != self.process:
             return False
         while frame is not None and frame.f_globals is self.namespace:
