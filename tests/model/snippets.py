@@ -697,12 +697,12 @@ class B(nn.Module):
         return F.dropout(out, .5) if self.rates[1] > 4 else out
 net = nn.Sequential(B(), B(), nn.Dropout(.5), nn.Linear(6, 6))
 net(x).sum().backward()
-net[0].scale = 2.; print(net(x).sum().item())
-net[1].rates[0] = 3.; print(net(x).sum().item())
+net[0].scale = .5; print(net(x).sum().item())
+net[1].rates[0] = .7; print(net(x).sum().item())
 net[1].rates[1] = 5.; print(net(x).sum().item())
-net[0].names["by"] = 4.; net[2].p = .2; print(net(x).sum().item())
+net[0].names["by"] = .6; net[2].p = .2; print(net(x).sum().item())
 net.eval(); print(net(x).sum().item())
-net(x).pow(2).sum().backward()
+net(x).pow(2).mean().backward()
 print(net[0].l.weight.grad.sum().item())
 ## layers_replaced_and_watched
 class B(nn.Module):
