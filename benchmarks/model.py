@@ -12,7 +12,7 @@ from benchmarks.harness import RANKS, Row
 
 ROUNDS = int(os.environ.get("NBPAR_BENCH_ROUNDS", "7"))
 STEPS = 4  # in one round
-WARM = 3  # steps of a round that are not timed: what moves is learnt in the first
+WARM = 7  # steps of a round that are not timed: what moves is learnt in the first, then whether to lend cores is measured
 MICRO = 4
 BOUND = RANKS * MICRO / (MICRO + RANKS - 1)  # of the speed-up of a pipeline
 TARGET = f"≥ {0.9 * BOUND:.2f}×"
@@ -49,11 +49,14 @@ def rows() -> list[Row]:
     from tests.ranks import run_ranks
 
     pipelined, branches = run_ranks(RANKS, measure, timeout=500)[0]
+    whole = "GPT, called whole"
     what, ours = f"GPT, {MICRO} micro-batches", pipelined["ours"]
     table = [Row(what, ours, "one process", pipelined["one"], "ms", TARGET)]
     for peer in ("GPipe over gloo", "1F1B over gloo", "GPipe over mpi", "1F1B over mpi"):
         table.append(Row(what, ours, f"torch's {peer}", pipelined[peer], "ms", "≥ 1×" if "gloo" in peer else ""))
     table.append(Row(what, ours, "the same pipeline by hand, mpi4py", pipelined["by hand"], "ms"))
+    table.append(Row(whole, pipelined["ours, whole"], "one process", pipelined["one"], "ms"))
+    table.append(Row(whole, pipelined["ours, whole"], "one process, all cores", pipelined["one, all cores"], "ms"))
     for order, figures in branches.items():
         table.append(Row(f"two branches, {order}", figures["ours"], "one process", figures["one"], "ms", "≥ 1.5×"))
     return table
@@ -66,6 +69,7 @@ def measure() -> tuple[Figures, dict[str, Figures]]:
     from torch.distributed.distributed_c10d import _update_default_pg
 
     from nbpar import comm
+    from nbpar.ranks import machine
 
     comm.leave()
     comm.join(MPI.COMM_WORLD, "gloo")
@@ -76,6 +80,8 @@ def measure() -> tuple[Figures, dict[str, Figures]]:
         for schedule in ("GPipe", "1F1B"):
             ways[f"{schedule} over {name}"] = pipeline(schedule, group)
     ways["by hand"] = by_hand()
+    ways["ours, whole"] = split(SETUP, LOSS, {})
+    ways["one, all cores"] = alone(SETUP, LOSS, machine.cores())
     branches = {}
     for order, body in ORDERS.items():
         setup, loss = BRANCHES.replace("{body}", body), "F.cross_entropy(model(x), y)"
@@ -106,8 +112,9 @@ def prepared(setup: str, loss: str) -> tuple[dict[str, Any], Any]:
     return names, compile(f"opt.zero_grad()\nloss = {loss}\nloss.backward()\nopt.step()\ndel loss\n", "step", "exec")
 
 
-def alone(setup: str, loss: str) -> Callable[[int], float]:
+def alone(setup: str, loss: str, threads: int = 1) -> Callable[[int], float]:
     """In rank 0 alone; the others wait."""
+    import torch
     import torch.distributed as dist
 
     names, step = prepared(setup, loss)
@@ -115,7 +122,11 @@ def alone(setup: str, loss: str) -> Callable[[int], float]:
     def run(steps: int) -> float:
         if dist.get_rank():
             return 0.0
-        return timed(lambda: repeat(step, 1, names), steps)
+        torch.set_num_threads(threads)
+        try:
+            return timed(lambda: repeat(step, 1, names), steps)
+        finally:
+            torch.set_num_threads(1)
 
     return run
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nbpar.ranks.prepare import SPIN
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,7 +31,7 @@ def run_ranks(size: int, program: Callable[..., Any], *args: Any, backend: str =
     with tempfile.TemporaryDirectory(prefix="nbpar-test-") as folder:
         target = f"{program.__module__}:{program.__qualname__}"
         Path(folder, "args").write_bytes(pickle.dumps(args))
-        env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
+        env = {**SPIN, **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         command = [mpiexec(), "-n", str(size), sys.executable, "-m", "tests.ranks", target, folder, backend]
         ranks = subprocess.Popen(
             command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True

@@ -6,7 +6,7 @@ from .join import all_reduce_, join, leave, meet_at_end, moment, renew, sum_over
 from .relay import relay, way
 from .state import joined as world
 from .trace import Call, Summary, Trace, trace
-from .waiting import abort
+from .waiting import abort, lend
 
 __all__ = [
     "Asleep",
@@ -18,6 +18,7 @@ __all__ = [
     "foreign",
     "join",
     "leave",
+    "lend",
     "meet_at_end",
     "moment",
     "relay",

@@ -24,6 +24,7 @@ class State:
     moment: what a mode counts alike on all ranks, to tell one message from another.
     crowded: this host has more ranks than cores for them. spread: there are several hosts; address: by which they reach this one;
     folder: where processes of one host may meet.
+    lent: who waits leaves its core to those that work.
     threaded: MPI may be called by several threads at a time. sockets: of torch's own backends, by device and inode;
     store: by which these find each other; C++ keeps no reference.
     """
@@ -39,6 +40,7 @@ class State:
     watched: bool = False
     moment: int = 0
     crowded: bool = False
+    lent: bool = False
     spread: bool = False
     address: str = ""
     folder: str = ""

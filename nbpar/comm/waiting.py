@@ -2,7 +2,7 @@
 
 Every test of an MPI request lets go of the GIL, and `join` shortens the interpreter's switch interval, so that another
 thread gets its turn within half a millisecond. A short wait spins, a longer one offers the core to other processes
-between polls, a long one sleeps between bursts of polls.
+between polls, a long one sleeps between bursts of polls. Where cores are lent it sleeps between any two polls.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Ready = Callable[[], bool]
 SPINS, SPINS_IF_CROWDED = 200, 20  # polls before the clock is looked at: some 50 µs, and 5
 EAGER = 20e-3  # seconds of polling without a pause, beyond the time that a slow transfer needs
 SLOW = 0.5e9  # bytes per second of a slow transfer
+NAP = 0.3e-3  # seconds, at most, between two polls of one who has lent its core
 SWITCH_INTERVAL = 0.5e-3
 
 _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -47,6 +48,13 @@ def check() -> None:
         raise ended()
 
 
+def lend(on: bool) -> bool:
+    """From now on, or no longer, who waits leaves its core to those that work. Gives whether it does: on a crowded host no rank has
+    a core to lend."""
+    state.lent = on and not state.crowded
+    return state.lent
+
+
 def soon(ready: Ready) -> bool:
     """Whether `ready` becomes true within a few polls."""
     # `any` and a generator would cost half a microsecond.
@@ -62,7 +70,7 @@ def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
     timeout: seconds, 0 for none. Raises PeerFailed after `abort`, TimeoutError after `timeout`.
     """
     began = now()
-    eager = nbytes / SLOW + (0.0 if state.crowded else EAGER)
+    eager = 0.0 if state.lent else nbytes / SLOW + (0.0 if state.crowded else EAGER)
     while True:
         if ready():  # what is done is handed out, even after an abort: other ranks have it too
             return
@@ -77,6 +85,9 @@ def wait_until(ready: Ready, nbytes: int = 0, timeout: float = 0.0) -> None:
 
 def _rest(ready: Ready, waited: float) -> None:
     """One pause, longer the longer the wait has been, after as much polling: without polls nothing moves."""
+    if state.lent:
+        time.sleep(min(waited / 8, NAP))
+        return
     pause = min(waited / 100, 1e-3 if state.crowded else 0.2e-3)
     end = now() + pause
     while now() < end:

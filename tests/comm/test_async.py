@@ -160,9 +160,9 @@ PROGRAMS = [
 
 
 def run_programs() -> list[dict[str, Any]]:
-    """Results by program, with a core for each rank and without."""
+    """Results by program: with a core for each rank, without, and with cores that are lent."""
     results = []
-    for state.crowded in (False, True):
+    for state.crowded, state.lent in ((False, False), (True, False), (False, True)):
         results.append({program.__name__: program() for program in PROGRAMS})
     return results
 

@@ -74,7 +74,7 @@ def layers_split(  # noqa: PLR0917
     ranks = Columns(mesh, column)
     with splitting_layers(link, layers, namespace, report, options.get("failed")) as session:
         link.on_read, ranks.dispatch = read_remote, session.dispatch
-        session.micro = Pieces(layers.micro, session.dispatch, report.say)
+        session.micro = Pieces(layers.micro, session.dispatch, report.say, session.cores)
         yield ranks, partial(Replicas, session=session)
 
 

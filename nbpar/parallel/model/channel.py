@@ -36,6 +36,7 @@ class Channel:
         self.rules: AbstractContextManager[Any] = nullcontext()  # the cell's mode, for hooks inside a backward pass
         self.on_move: Callable[[Tensor, int], None] | None = None  # told what moves where
         self.on_forget: Callable[[], None] | None = None  # told when copies are dropped
+        self.on_send: Callable[[], None] | None = None  # told that this rank has what another one waits for
         self.on_read: Callable[[], None] | None = None  # told that all ranks get a value that one holds
         self.operations = 0  # of the cell on owned values so far, alike on all ranks but while an optimiser steps
         self.stepping_since: int | None = None  # what it was before that
@@ -62,6 +63,8 @@ class Channel:
     def send(self, value: Tensor, to: int) -> None:
         """What is sent is the value as it is now, whatever is written to it later."""
         data = _bytes(value).clone()
+        if self.on_send is not None:
+            self.on_send()
         self.messages += 1
         self.bytes += data.numel()
         with self._now():

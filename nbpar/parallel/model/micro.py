@@ -9,7 +9,6 @@ Where pieces would change the result the model is called whole, and a line says 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,51 +19,66 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .backward import Backward, near
-from .channel import channel
+from .cores import Cores
 from .dispatch import Dispatch
 from .failures import together
 from .joining import WEIGHT, join, layout_of
 from .operands import tensors
+from .pace import Pace
 from .trial import Whole, known_to_mix, no_trace, nothing_is_zero
 
 Call = Callable[..., Any]
+COUNTS = (1, 2, 4, 8)  # of pieces, that `auto` tries
 
 
 class Micro:
     """Calls models in `count` pieces, 0 for as many as are quickest. dispatch: asked whether a call reads values into
     Python. say: takes a line."""
 
-    def __init__(self, count: int, dispatch: Dispatch, say: Callable[[str], None]) -> None:
-        self.count, self.dispatch, self.say = count, dispatch, say
+    def __init__(self, count: int, dispatch: Dispatch, say: Callable[[str], None], cores: Cores) -> None:
+        self.count, self.dispatch, self.say, self.cores = count, dispatch, say, cores
         self._layouts: WeakKeyDictionary[nn.Module, dict[Any, list[int] | None]] = WeakKeyDictionary()
-        self._paces: WeakKeyDictionary[nn.Module, Pace] = WeakKeyDictionary()
+        self._paces: WeakKeyDictionary[nn.Module, Pace[int]] = WeakKeyDictionary()
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
         """run(*args, **kwargs) is the model's call."""
         leaves, tree = tree_flatten((args, kwargs))
         rows = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 0)
-        count = self.count or self._paces.setdefault(module, Pace(type(module).__name__, self.say)).count()
+        count = self.count or self._quickest(module)
         if count < 2 or not self._enough(rows, count):
-            return run(*args, **kwargs)
+            return self._at_once(module, args, kwargs, run)
         pieces = _pieces(leaves, tree, rows, count)
         key = count, module.training, torch.is_grad_enabled(), self._kind(leaves, tree, rows)
         known = self._layouts.setdefault(module, {})
         if key not in known:
             known[key] = self._find(module, args, kwargs, pieces, run)
             if known[key] is None and not self.count:
-                self._paces[module].whole()
+                self._paces[module].settle(1)
         layout = known[key]
         if layout is not None and WEIGHT in layout and self._ignored(leaves):
             self.say(f"micro-batches: {type(module).__name__} is called whole where labels are negative: a loss may ignore them")
             layout = None
         if layout is None:
-            return run(*args, **kwargs)
+            return self._at_once(module, args, kwargs, run)
         results = []
         with self.dispatch.late.pieces(module, count) as begin:
             for number, (a, k) in enumerate(pieces):
                 begin(number)
+                self.cores.begin(module, number, count)
                 results.append(run(*a, **k))
         return join(results, layout, _shares(rows, count))
+
+    def _quickest(self, module: nn.Module) -> int:
+        pace = self._paces.setdefault(module, Pace(COUNTS))
+        known, count = pace.chosen, pace.way()
+        if pace.chosen and not known:
+            measured = ", ".join(f"{way}: {seconds * 1e3:.0f} ms" for way, seconds in pace.best.items())
+            self.say(f"micro-batches of {type(module).__name__}: {count} (measured a step, {measured})")
+        return count
+
+    def _at_once(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
+        self.cores.begin(module, 0, 1)
+        return run(*args, **kwargs)
 
     def _enough(self, rows: int, count: int) -> bool:
         return rows >= count
@@ -158,43 +172,6 @@ class Micro:
             raise
         except Exception as error:
             raise Whole(f"a trial in pieces fails ({type(error).__name__}: {error})") from error
-
-
-class Pace:
-    """Finds how many pieces are quickest: each number is used for a few training steps, and those are measured."""
-
-    candidates = (1, 2, 4, 8)
-    steps = 3  # of each; the first has the comparison in it
-
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
-        self.name, self.say = name, say
-        self.times: dict[int, list[float]] = {}
-        self.chosen = 0
-        self._now, self._began = 0, 0.0
-
-    def count(self) -> int:
-        """For this call. A step lasts from one training call to the next."""
-        if self.chosen or not torch.is_grad_enabled():
-            return self.chosen or 1
-        now = time.perf_counter()
-        if self._now:
-            self.times.setdefault(self._now, []).append(now - self._began)
-        open_ = [count for count in self.candidates if len(self.times.get(count, ())) < self.steps]
-        self._now, self._began = (open_[0] if open_ else 0), now
-        if not open_:
-            self._choose()
-        return self._now or self.chosen
-
-    def whole(self) -> None:
-        """Pieces would change the result."""
-        self.chosen = 1
-
-    def _choose(self) -> None:
-        best = {count: min(times[1:]) for count, times in self.times.items()}
-        best = channel().decide(best)
-        self.chosen = min(best, key=lambda count: best[count])
-        measured = ", ".join(f"{count}: {seconds * 1e3:.0f} ms" for count, seconds in best.items())
-        self.say(f"micro-batches of {self.name}: {self.chosen} (measured a step, {measured})")
 
 
 def _pierced(leaf: Tensor) -> Tensor:

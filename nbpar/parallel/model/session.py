@@ -24,6 +24,7 @@ from nbpar.values.staying import Stay
 from .build import SMALL, Build
 from .channel import Channel, agree
 from .clock import seconds
+from .cores import Cores
 from .dispatch import Dispatch
 from .early import Early
 from .home import is_split, loose, owner
@@ -58,14 +59,16 @@ class Session:
         self.channel, self.options, self.namespace, self.say = channel, options, namespace, say
         channel.rules = self.dispatch = Dispatch()
         self.dispatch.early = self.early = Early()
-        channel.on_move, channel.on_forget = self.early.moved, self.early.forget
+        channel.on_move, channel.on_forget = self.early.moved, self._forget
         self.units = Units(options.units, self.dispatch)
         self.placed: dict[str, int] = {}
         self.failure: BaseException | None = None
         self._asked: set[int] = set()  # ids of models that were considered; they are kept below
         self._models: list[nn.Module] = []
         self._thread = threading.get_ident()
-        self.micro = Micro(options.micro, self.dispatch, say)
+        self.cores = Cores(channel, self.early.in_turn)
+        channel.on_send = self.cores.sent
+        self.micro = Micro(options.micro, self.dispatch, say, self.cores)
         self._roots: set[int] = set()
         self._in_pieces = False
         self.build = Build(options.build)
@@ -79,7 +82,7 @@ class Session:
             self.place_all()
         notes = self.channel.decide(new_notes() if self.channel.place == 0 else "")
         with written_once(self.channel.place, notes), patched(self._call, self.say), Optimisers(self.dispatch):
-            with self.build.watching(), self.dispatch:
+            with self.build.watching(), self.cores.returned(), self.dispatch:
                 yield
 
     def place_all(self, called: nn.Module | None = None, args: Any = (), kwargs: Any = None) -> None:
@@ -199,6 +202,10 @@ class Session:
             finally:
                 self._in_pieces = False
         return self._one(original, module, args, kwargs)
+
+    def _forget(self) -> None:
+        self.early.forget()
+        self.cores.end()
 
     def _model(self, original: Any, model: nn.Module, args: Any, kwargs: Any) -> Any:
         self.early.begin(model)
