@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,6 +100,11 @@ def threads(crowded: bool) -> dict[str, Any]:
             step(names, backward=False)
         found["no gradients"] = list(THREADS)
     found["lent"] = state.lent
+    os.environ["OMP_NUM_THREADS"] = "2"  # what it was given
+    with mode("model", {"micro": PIECES}, names):
+        for _ in range(STEPS + 1):
+            step(names)
+    found["chosen"] = list(THREADS)
     found["after"] = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError), mode("model", {"micro": PIECES}, names):
         step(names, backward=False)
@@ -134,6 +140,11 @@ def test_without_gradients_nobody_waits_for_the_last_piece() -> None:
 def test_cores_are_given_back_at_the_end_of_a_cell() -> None:
     for one in found(False):
         assert (one["after"], one["after an error"], one["lent"]) == (1, 1, False)
+
+
+def test_who_chooses_a_number_of_threads_has_it() -> None:
+    for one in found(False):
+        assert set(one["chosen"]) == {1}
 
 
 def test_a_crowded_host_has_no_cores_to_lend() -> None:

@@ -108,6 +108,6 @@ class Cores:
             self._most = machine.cores()
         own = torch.get_num_threads()
         threads = min(times * own, self._most)
-        if threads > own:
+        if threads > own and str(own) == os.environ.get("OMP_NUM_THREADS"):  # else a person has chosen
             self._own = own
             torch.set_num_threads(threads)
