@@ -85,8 +85,9 @@ def whole() -> dict[str, list[list[int]]]:
 
 
 def threads(crowded: bool) -> dict[str, Any]:
-    """Of this rank: in the pieces of a step, of a call without gradients, after a cell, and after one that failed."""
+    """Of this rank: in the pieces of a step and of a call without gradients; as cells end, and after. More threads are chosen."""
     state.crowded = state.crowded or crowded
+    pace.SLACK = 1.0
     seed_everything(0)
     names: dict[str, Any] = {"model": chain(), "x": torch.randn(8, 8), "y": torch.randint(8, (8,))}
     found: dict[str, Any] = {}
@@ -94,22 +95,28 @@ def threads(crowded: bool) -> dict[str, Any]:
         for _ in range(STEPS):
             step(names)
         found["own"] = list(THREADS)
-        step(names)
+        for _ in range(STEPS + 1):
+            step(names)
         found["step"] = list(THREADS)
         with torch.no_grad():
             step(names, backward=False)
         found["no gradients"] = list(THREADS)
-    found["lent"] = state.lent
+        step(names, backward=False)
+        found["at the end"] = torch.get_num_threads()
+    found["after"] = torch.get_num_threads(), state.lent
+    names["model"] = chain()  # the graph of the last one may be alive
+    with pytest.raises(ZeroDivisionError), mode("model", {"micro": PIECES}, names):
+        for number in range(STEPS + 1):
+            step(names, backward=number < STEPS)
+        found["at an error"] = torch.get_num_threads()
+        raise ZeroDivisionError
+    found["after an error"] = torch.get_num_threads(), state.lent
+    names["model"] = chain()
     os.environ["OMP_NUM_THREADS"] = "2"  # what it was given
     with mode("model", {"micro": PIECES}, names):
         for _ in range(STEPS + 1):
             step(names)
     found["chosen"] = list(THREADS)
-    found["after"] = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), mode("model", {"micro": PIECES}, names):
-        step(names, backward=False)
-        raise ZeroDivisionError
-    found["after an error"] = torch.get_num_threads()
     return found
 
 
@@ -138,13 +145,15 @@ def test_without_gradients_nobody_waits_for_the_last_piece() -> None:
 
 
 def test_cores_are_given_back_at_the_end_of_a_cell() -> None:
+    most = min(2, machine.cores())
+    assert found(False)[1]["at the end"] == found(False)[1]["at an error"] == most
     for one in found(False):
-        assert (one["after"], one["after an error"], one["lent"]) == (1, 1, False)
+        assert one["after"] == one["after an error"] == (1, False)
 
 
 def test_who_chooses_a_number_of_threads_has_it() -> None:
     for one in found(False):
-        assert set(one["chosen"]) == {1}
+        assert one["chosen"] == [1] * 3 * PIECES
 
 
 def test_a_crowded_host_has_no_cores_to_lend() -> None:

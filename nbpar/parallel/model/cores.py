@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,7 +37,6 @@ class Cores:
         self._channel, self._in_turn = channel, in_turn
         self._stages: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
         self._paces: WeakKeyDictionary[nn.Module, dict[int, Pace[bool]]] = WeakKeyDictionary()  # and by number of pieces
-        self._most: int | None = None  # threads that can run at a time here
         self._own = 0  # threads of this rank, while it has more
         self._with_more = False  # whether this call is made with more threads
         self._until_sent = False
@@ -103,9 +103,12 @@ class Cores:
             self._stages[model] = list(dict.fromkeys(found))
         return self._stages[model]
 
+    @cached_property
+    def _most(self) -> int:
+        """Threads that can run at a time here."""
+        return machine.cores()
+
     def _borrow(self, times: int) -> None:
-        if self._most is None:
-            self._most = machine.cores()
         own = torch.get_num_threads()
         threads = min(times * own, self._most)
         if threads > own and str(own) == os.environ.get("OMP_NUM_THREADS"):  # else a person has chosen

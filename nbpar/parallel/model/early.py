@@ -2,7 +2,7 @@
 
 In `a(h) + b(h)`, with `a` here and `b` there, `h` would be sent when `b` is called, after `a` has run. Which values travel, and
 where to, is learnt: a value is known by its place in the order of operations since a model was called. A value that is then not
-used costs one message.
+used costs one message. Seen with it: whether ranks take turns, so that one of them works at a time.
 """
 
 from __future__ import annotations
