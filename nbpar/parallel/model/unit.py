@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
@@ -31,6 +31,7 @@ class Unit:
     keeps it alive. outlines: by what else they depend on.
     """
 
+    module: InitVar[nn.Module]
     rank: int
     placed: bool
     inner: list[nn.Module]
@@ -41,13 +42,11 @@ class Unit:
     sources: list[Source]
     outlines: dict[Any, Outline | None] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, module: nn.Module) -> None:
         self.parameters = [value for _, _, value in self.places]
         self.seen = tuple(map(seen, self.parameters))
         self.inputs = list(map(Input.of, self.parameters))
         self._kinds = list(map(_kind, self.parameters))
-
-    def note(self, module: nn.Module) -> None:
         self._tables = [vars(part) for part in (module, *self.inner)]
         self._views = [view for table in self._tables for view in _views(table)]
         self._held = [*chain.from_iterable(self._views)]

@@ -114,9 +114,7 @@ class Units:
         if sources is None:
             return None
         constants = tuple([constant for part in parts for constant in constants_in(part)])
-        unit = Unit(rank, placed, parts[1:], places, buffers, hooks, constants, sources)
-        unit.note(module)
-        return unit
+        return Unit(module, rank, placed, parts[1:], places, buffers, hooks, constants, sources)
 
     def _home(self, parts: Sequence[nn.Module], parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> tuple[int | None, bool]:
         """The one rank of a module, if it has one: where its layers were placed, else where its tensors live. Whether it is the
