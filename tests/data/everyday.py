@@ -172,3 +172,44 @@ function("a function that keeps its rows", """
         x, = ctx.saved_tensors
         return grad * (x > 0)
 """)  # fmt: skip
+CONVOLUTIONS = """
+self.c = nn.ModuleList(nn.Conv1d(D, D, 3, padding=1) for _ in range(4))
+self.n, self.a = nn.ModuleList(nn.BatchNorm1d(D) for _ in range(4)), nn.Linear(D, 4)
+"""
+CHAIN = """x
+h = x.transpose(1, 2).clone()
+for c, n in zip(self.c, self.n):
+    h = n(c(F.relu(h, inplace=True)))
+return self.a(h.mean(2))
+"""
+module("convolutions with BatchNorm, and shortcuts", CONVOLUTIONS, CHAIN.replace("h = n(", "h = h + n("))
+module("convolutions after one another", CONVOLUTIONS, CHAIN.replace("c(F.relu(h, inplace=True))", "self.c[0](F.relu(c(h)))"))
+module("one convolution, thrice", CONVOLUTIONS, CHAIN.replace("zip(self.c, self.n)", "zip([self.c[0]] * 3, self.n)"))
+module("frozen convolutions", CONVOLUTIONS + "self.c[1].weight.requires_grad_(False)\nself.c[2].bias.requires_grad_(False)", CHAIN)
+module("gradients of convolutions seen", CONVOLUTIONS + "self.c[1].weight.register_hook(lambda g: 2 * g.clamp(max=0.1))", CHAIN)
+module("gradients changed in place", CONVOLUTIONS, """x
+h = x.transpose(1, 2).clone()
+for c, n in zip(self.c, self.n):
+    h = h + n(c(h))
+    if h.requires_grad:
+        h.register_hook(lambda g: g.mul_(0.5))
+return self.a(h.mean(2))
+""")  # fmt: skip
+module("convolutions of all kinds", """
+self.c = nn.ModuleList([
+    nn.Conv1d(D, 8, 3, padding="same"), nn.Conv1d(8, 12, 3, 2, groups=2, dilation=2), nn.Conv2d(3, 4, (1, 3), (2, 1), bias=False),
+    nn.Conv3d(2, 2, 1), nn.ConvTranspose1d(8, 4, 2),
+])
+self.n = nn.ModuleList([nn.BatchNorm1d(D), nn.BatchNorm1d(12), nn.BatchNorm2d(4), nn.BatchNorm3d(2)])
+""", """x
+h = self.n[1](self.c[1](self.c[0](self.n[0](x.transpose(1, 2)))))
+h = self.n[2](self.c[2](h.unflatten(1, (3, 4))))
+h = self.n[3](self.c[3](h.unflatten(1, (2, 2)))).flatten(1, 3)
+return self.c[4](h).mean(2)
+""")  # fmt: skip
+module("convolutions, a second backward pass", CONVOLUTIONS, CHAIN)
+CELLS["convolutions, a second backward pass"] = Cell(
+    "convolutions, a second backward pass",
+    CELLS["convolutions, a second backward pass"].setup,
+    STEPS.format(call="model(x)").replace("loss.backward()", "loss.backward(retain_graph=True)\n    (loss * loss).backward()"),
+)

@@ -213,13 +213,9 @@ def average(tensors: Sequence[Tensor], ranks: Ranks, central: bool = False) -> N
             kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     for group in kinds.values():
         for bucket in buckets(group):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            reduce(flat, ranks, central)
-            at = 0
-            for tensor in bucket:
-                part = flat[at : at + tensor.numel()].view(tensor.shape)
-                torch.div(part, ranks.size, out=tensor) if tensor.is_contiguous() else tensor.copy_(part.div_(ranks.size))
-                at += tensor.numel()
+            flat = reduce(torch.cat([tensor.reshape(-1) for tensor in bucket]), ranks, central).div_(ranks.size)
+            parts = flat.split([tensor.numel() for tensor in bucket])
+            torch._foreach_copy_(bucket, [part.view(tensor.shape) for part, tensor in zip(parts, bucket, strict=True)])
 
 
 def reduce(tensor: Tensor, ranks: Ranks, central: bool) -> Tensor:
