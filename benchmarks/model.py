@@ -48,7 +48,7 @@ Figures = dict[str, list[float]]
 def rows() -> list[Row]:
     from tests.ranks import run_ranks
 
-    pipelined, branches = run_ranks(RANKS, measure, timeout=500)[0]
+    pipelined, branches = run_ranks(RANKS, measure, timeout=150 * (ROUNDS + 1))[0]
     whole = "GPT, called whole"
     what, ours = f"GPT, {MICRO} micro-batches", pipelined["ours"]
     table = [Row(what, ours, "one process", pipelined["one"], "ms", TARGET)]
