@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch.distributed as dist
 from torch.autograd import graph
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed import utils
@@ -67,7 +66,7 @@ def cut() -> None:
         for name in os.listdir("/dev/fd"):
             shut_down(int(name))
     for group in list(c10d._world.pg_map):
-        if "nccl" in dist.get_backend_config(group):
+        if "nccl" in c10d._world.pg_backend_config.get(group, ""):  # empty: the main thread has just destroyed it
             group.abort()
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -48,10 +49,10 @@ class IOThread(threading.Thread):
         while True:
             events = dict(poller.poll(self.progress.pause if self.progress else None))
             if socket in events:
-                self._obey(channel.receive(socket))
+                self._try(self._obey, channel.receive(socket))
             if door in events:
                 door.recv()
-                channel.send(door, channel.Message("where", self._where()))
+                self._try(self._tell_where, door)
             if events.keys() - talk:
                 self._outlet.drain()
                 if items := self._outlet.take():
@@ -61,6 +62,14 @@ class IOThread(threading.Thread):
                 channel.send(socket, self.messages.popleft())
             if self.progress and (pulses := self.progress.pulses()):
                 channel.send(socket, channel.Message("progress", pulses))
+
+    def _try(self, act: Callable[[Any], None], given: Any) -> None:
+        """The main thread goes on meanwhile, and what is looked at may change or go. This thread must not end: without it no
+        output leaves the rank, and the kernel waits for ever."""
+        try:
+            act(given)
+        except Exception:
+            self._outlet.put("stderr", traceback.format_exc())
 
     def _obey(self, message: channel.Message) -> None:
         if message.kind == "abort":
@@ -86,10 +95,11 @@ class IOThread(threading.Thread):
 
             comm.foreign.cut()
 
-    def _where(self) -> dict[str, Any]:
+    def _tell_where(self, door: zmq.Socket[bytes]) -> None:
         """What the main thread does: the collective that it waits in, and its Python stack."""
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        return {"pid": os.getpid(), "wait": self._waiting(), "stack": traceback.format_stack(frame) if frame else []}
+        stack = traceback.format_stack(frame) if frame else []
+        channel.send(door, channel.Message("where", {"pid": os.getpid(), "wait": self._waiting(), "stack": stack}))
 
     def _waiting(self) -> Wait | None:
         """The call that the main thread is in, if it is in one."""

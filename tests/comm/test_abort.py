@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
 from torch import nn
+from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from nbpar import comm
+from nbpar.comm import foreign
 from nbpar.comm.state import state
 from nbpar.errors import PeerFailed
 from tests.ranks import run_ranks
@@ -197,3 +200,9 @@ def test_a_waiting_rank_raises_and_the_world_goes_on() -> None:
         assert other["tidied"] == expected
         assert other["mismatch"]
         assert other["total"] == size
+
+
+def test_a_group_that_is_just_being_destroyed_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An abort comes to a rank's other thread while the main one makes the default group anew."""
+    monkeypatch.setitem(c10d._world.pg_map, object(), ("mpi", None))  # its backend's name is forgotten already
+    foreign.cut()

@@ -107,3 +107,23 @@ def test_debug_opens_where_an_interrupt_came(notebook: Notebook) -> None:
     assert notebook.collect(sent).error == "KeyboardInterrupt"
     said = notebook.debug("p seconds")
     assert "waits()" in said and "\n100" in said, said
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_fault_in_a_ranks_other_thread_is_told_and_holds_nobody_up(notebook: Notebook, rank: int) -> None:
+    """That thread sends the rank's output: if it ended, the kernel would wait for ever."""
+    setup = f"""import threading
+from nbpar.comm import foreign
+foreign.own, main, now = foreign.cut, threading.main_thread(), threading.current_thread
+if dist.get_rank() == {rank}:
+    foreign.cut = lambda own=foreign.cut, main=main, now=now: own() if now() is main else 1 / 0
+del main, now
+"""
+    notebook.run(DIST + setup)
+    cell = notebook.run(
+        f"{DIST}if dist.get_rank() == {1 - rank}:\n    raise ValueError('boom')\ndist.barrier()", fails=True, timeout=30
+    )
+    assert cell.error == "CellError" and "ValueError: boom" in cell.traceback
+    assert "ZeroDivisionError" in notebook.run(f"{DIST}time.sleep(0.2)\nprint('on')", timeout=30).stderr + cell.stderr
+    notebook.run(f"{DIST}from nbpar.comm import foreign\nforeign.cut = foreign.own")
+    works(notebook)
