@@ -36,6 +36,27 @@ class IOThread(threading.Thread):
         self.steps: Steps | None = None  # once torch is there
         self.progress: Progress | None = None
         self._asleep: Asleep | None = None
+        self._lock = threading.Lock()
+        self._running = 0  # the cell whose waits an abort ends
+        self._aborted: tuple[int, str] = 0, ""  # a cell, which may be yet to come, and why
+
+    def begin(self, cell: int) -> None:
+        """The main thread has been given a cell."""
+        with self._lock:
+            self._running = cell
+            self._abort()
+
+    def end(self) -> None:
+        """It is about to reply: an abort that comes later is void, as what follows is not that cell's."""
+        with self._lock:
+            self._running = 0
+
+    def _abort(self) -> None:
+        cell, reason = self._aborted
+        if cell and cell == self._running:
+            from nbpar import comm
+
+            comm.abort(reason)
 
     def run(self) -> None:
         self._socket = socket = channel.connect("side", self._rank)
@@ -73,9 +94,9 @@ class IOThread(threading.Thread):
 
     def _obey(self, message: channel.Message) -> None:
         if message.kind == "abort":
-            from nbpar import comm
-
-            comm.abort(message.header)
+            with self._lock:
+                self._aborted = message.header
+                self._abort()
         elif message.kind == "interrupt":
             self._interrupt.request(*message.header)
             threading.Timer(UNHEARD, self._end_deaf_wait, message.header).start()

@@ -133,7 +133,9 @@ class Rank:
             elif message.kind == "ask":
                 self._answer(message.header)
             elif message.kind == "task":
+                self.io.begin(message.header.number)
                 reply, frames = self.run(message.header, message.frames)
+                self.io.end()
                 self._send("reply", reply, frames)
 
     def _send(self, kind: str, header: Any, frames: Any = ()) -> None:

@@ -318,7 +318,7 @@ class World:
     def abort(self, rank: int, reason: str) -> None:
         """Ends that rank's waiting for others, wherever it waits."""
         self.hurt = True
-        self.tell(rank, "abort", reason)
+        self.tell(rank, "abort", (self.cell, reason))
 
     def interrupt(self, rank: int) -> None:
         """KeyboardInterrupt in that rank, if it runs the current cell."""
