@@ -208,8 +208,9 @@ def prepared(workload: Workload, group: Any, batchnorm: Any = None) -> dict[str,
     names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F}
     exec(workload.setup, names)
     if batchnorm is not None:
-        for layer in [layer for layer in names["model"].modules() if isinstance(layer, nn.BatchNorm2d)]:
-            layer.forward = functools.partial(batchnorm, layer, group)  # type: ignore[method-assign]
+        for layer in names["model"].modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.forward = functools.partial(batchnorm, layer, group)  # type: ignore[method-assign]
     if group is not None:
         for name in ("x", "y"):
             names[name] = names[name].chunk(dist.get_world_size())[dist.get_rank()].contiguous()

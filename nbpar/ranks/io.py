@@ -37,7 +37,7 @@ class IOThread(threading.Thread):
         self.progress: Progress | None = None
         self._asleep: Asleep | None = None
         self._lock = threading.Lock()
-        self._running = 0  # the cell whose waits an abort ends
+        self._running: int | None = None  # the cell whose waits an abort ends
         self._aborted: tuple[int, str] = 0, ""  # a cell, which may be yet to come, and why
 
     def begin(self, cell: int) -> None:
@@ -49,11 +49,11 @@ class IOThread(threading.Thread):
     def end(self) -> None:
         """It is about to reply: an abort that comes later is void, as what follows is not that cell's."""
         with self._lock:
-            self._running = 0
+            self._running = None
 
     def _abort(self) -> None:
         cell, reason = self._aborted
-        if cell and cell == self._running:
+        if cell == self._running:
             from nbpar import comm
 
             comm.abort(reason)
@@ -73,7 +73,7 @@ class IOThread(threading.Thread):
                 self._try(self._obey, channel.receive(socket))
             if door in events:
                 door.recv()
-                self._try(self._tell_where, door)
+                channel.send(door, channel.Message("where", self._try(self._where)))  # an answer in any case: it is a REP socket
             if events.keys() - talk:
                 self._outlet.drain()
                 if items := self._outlet.take():
@@ -84,13 +84,14 @@ class IOThread(threading.Thread):
             if self.progress and (pulses := self.progress.pulses()):
                 channel.send(socket, channel.Message("progress", pulses))
 
-    def _try(self, act: Callable[[Any], None], given: Any) -> None:
-        """The main thread goes on meanwhile, and what is looked at may change or go. This thread must not end: without it no
-        output leaves the rank, and the kernel waits for ever."""
+    def _try(self, act: Callable[..., Any], *given: Any) -> Any:
+        """What it gives, or None if it fails: the main thread goes on meanwhile, and what is looked at may change or go. This
+        thread must not end: without it no output leaves the rank, and the kernel waits for ever."""
         try:
-            act(given)
+            return act(*given)
         except Exception:
             self._outlet.put("stderr", traceback.format_exc())
+            return None
 
     def _obey(self, message: channel.Message) -> None:
         if message.kind == "abort":
@@ -116,11 +117,10 @@ class IOThread(threading.Thread):
 
             comm.foreign.cut()
 
-    def _tell_where(self, door: zmq.Socket[bytes]) -> None:
+    def _where(self) -> dict[str, Any]:
         """What the main thread does: the collective that it waits in, and its Python stack."""
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        stack = traceback.format_stack(frame) if frame else []
-        channel.send(door, channel.Message("where", {"pid": os.getpid(), "wait": self._waiting(), "stack": stack}))
+        return {"pid": os.getpid(), "wait": self._waiting(), "stack": traceback.format_stack(frame) if frame else []}
 
     def _waiting(self) -> Wait | None:
         """The call that the main thread is in, if it is in one."""

@@ -127,3 +127,12 @@ del main, now
     assert "ZeroDivisionError" in notebook.run(f"{DIST}time.sleep(0.2)\nprint('on')", timeout=30).stderr + cell.stderr
     notebook.run(f"{DIST}from nbpar.comm import foreign\nforeign.cut = foreign.own")
     works(notebook)
+
+
+def test_an_abort_that_comes_after_the_reply_is_void(notebook: Notebook) -> None:
+    """What follows is the next default group, or another cell: neither is to end of it."""
+    works(notebook)
+    notebook.run(
+        "world = nbpar.world()\nworld.abort(0, 'late')\nworld.hurt = False"
+    )  # or the next cell would begin with all made anew
+    works(notebook)
