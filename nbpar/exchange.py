@@ -57,6 +57,19 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._old)
 
 
+def show_late(world: World) -> None:
+    """What threads of former cells have printed since, and values while they were brought home."""
+    if not world.unshown:
+        return
+    fold = Fold(range(world.size), show.emit, lockstep=False)
+    for message in world.unshown:
+        fold.feed(message.rank, message.header, 0.0)
+    world.unshown = []
+    if fold.close():
+        show.emit("stdout", "\n")
+    show.flush()
+
+
 class Exchange:
     """From the tasks' sending to the last reply. replies, frames: what each rank answered, by rank."""
 
@@ -85,6 +98,7 @@ class Exchange:
 
     def run(self) -> None:
         """Until every rank has replied. Raises RankDied, and KeyboardInterrupt if ranks had to be given up."""
+        show_late(self._world)
         with self._output() as fold:
             while self._unfinished():
                 for message in self._world.events(self._patience(fold)):
@@ -144,9 +158,11 @@ class Exchange:
     def _take(self, message: Message, fold: Fold) -> None:
         if message.kind == "output":
             self._world.note_output(message)
+            if message.rank not in self._cell.ranks:
+                self._world.unshown.append(message)
+                return
             self._printed = True
-            if message.rank in self._cell.ranks:
-                fold.feed(message.rank, message.header, time.monotonic())
+            fold.feed(message.rank, message.header, time.monotonic())
             if self._watch is not None:
                 self._watch.feed(message)
         elif message.kind == "progress":

@@ -22,7 +22,7 @@ from nbpar import checkpoint
 from nbpar.display import closing, show
 from nbpar.display.watch import Watch
 from nbpar.errors import OptionError, RankDied, suggest
-from nbpar.exchange import TICK, Exchange, Interrupts
+from nbpar.exchange import TICK, Exchange, Interrupts, show_late
 from nbpar.failure import raise_failure, raise_unanswered, shared_failure
 from nbpar.parallel import LOCKSTEP
 from nbpar.ranks.channel import Message
@@ -97,9 +97,10 @@ def run_cell(world: World, code: str, mode: str, options: Mapping[str, Any]) -> 
             record = Record(cell, exchange.replies, time.perf_counter() - begin, packed.bytes, merged.bytes if merged else 0, start)
             remember(world, record, watch)
     replies = exchange.replies
+    if exchange.midline and (world.unshown or not cell.quiet):
+        show.emit("stdout", "\n")
+    show_late(world)
     if not cell.quiet:
-        if exchange.midline:
-            show.emit("stdout", "\n")
         for line in dict.fromkeys([*packed.notes, *merged.notes, *replies[cell.ranks[0]].lines]):
             show.note(line)
         show.closing(closing.line(record))
@@ -316,7 +317,7 @@ def ask(world: World, ranks: tuple[int, ...], request: bytes) -> list[Any]:
     answers: dict[int, list[Any]] = {}
     failures: dict[int, Failure] = {}
     while len(answers) < len(ranks):
-        for message in world.events(TICK):
+        for message in world.answers(TICK):
             if message.kind == "answer":
                 answers[message.rank] = list(message.frames)
                 if message.header is not None:

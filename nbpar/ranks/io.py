@@ -37,7 +37,7 @@ class IOThread(threading.Thread):
         self.progress: Progress | None = None
         self._asleep: Asleep | None = None
         self._lock = threading.Lock()
-        self._running: int | None = None  # the cell whose waits an abort ends
+        self._running: int | None = None  # the cell whose waits an abort or an interrupt ends
         self._aborted: tuple[int, str] = 0, ""  # a cell, which may be yet to come, and why
 
     def begin(self, cell: int) -> None:
@@ -112,10 +112,11 @@ class IOThread(threading.Thread):
 
     def _end_deaf_wait(self, cell: int, number: int) -> None:
         """torch's own backends wait in C++ and do not notice an interrupt."""
-        if self._interrupt.pending(cell, number):
-            from nbpar import comm
+        with self._lock:
+            if cell == self._running and self._interrupt.pending(cell, number):
+                from nbpar import comm
 
-            comm.foreign.cut()
+                comm.foreign.cut()
 
     def _where(self) -> dict[str, Any]:
         """What the main thread does: the collective that it waits in, and its Python stack."""

@@ -77,6 +77,7 @@ class World:
         self.said: dict[int, str] = {}  # the end of what each rank has printed
         self.memory: dict[int, int] = {}  # bytes that ranks held when they last said so
         self.produced: dict[int, int] = {}  # output received, by rank
+        self.unshown: list[Message] = []  # output that came while no cell took it: the next one shows it
         self.sent_sources: set[str] = set()  # file names of the cells whose text the ranks have
         self.snapshots = Snapshots()
         self.surroundings: Surroundings  # since the start
@@ -154,6 +155,7 @@ class World:
         self._log = tempfile.TemporaryFile()
         self.facts, self.said, self.memory, self.hurt, self.fresh = [], {}, {}, False, True
         self.produced = dict.fromkeys(range(self.size), 0)
+        self.unshown = []
         self.sent_sources = set()
         self.surroundings = Surroundings()
         try:
@@ -355,12 +357,20 @@ class World:
     def check(self) -> RankDied | None:
         """What happened to the ranks while no cell ran: None, or a death, after which the world is stopped."""
         try:
-            for message in self.events(0):
-                if message.kind == "output":
-                    self.note_output(message)
+            for _ in self.answers(0):
+                pass
         except RankDied as death:
             return death
         return None
+
+    def answers(self, timeout: float) -> Iterator[Message]:
+        """The same as `events` while no cell takes output, which is kept."""
+        for message in self.events(timeout):
+            if message.kind == "output":
+                self.note_output(message)
+                self.unshown.append(message)
+            else:
+                yield message
 
     def events(self, timeout: float) -> Iterator[Message]:
         """What ranks said; waits up to `timeout` seconds. Raises RankDied, after which the world is stopped, if one has ended."""
