@@ -32,10 +32,11 @@ def raised(error: Exception) -> str:
 
 @dataclass
 class Local:
-    """This rank's part of the outputs, flattened."""
+    """This rank's part of the outputs, flattened. way: see `Ranks.way`."""
 
     values: list[Any]
     spec: Any
+    way: int = 0
 
 
 def attempt(  # noqa: PLR0917
@@ -63,7 +64,9 @@ def attempt(  # noqa: PLR0917
         found = Local(*flatten(output))
         if any(tensor._version != version for tensor, version in versions):
             raise Unlike("it changes an argument in place")
-        words = [word((str(found.spec), call.ranks.homes(found.values), *accept(found))), trace(subject, found, start, call)]
+        graph = trace(subject, found, start)
+        found.way = call.ranks.way(graph)
+        words = [word((str(found.spec), call.ranks.homes(found.values), *accept(found))), settle(graph, subject, call)]
         ok = True
     except Unlike as error:
         why = str(error)
@@ -104,18 +107,25 @@ def enter(flat: Sequence[Any], cuts: Sequence[tuple[int, Layout]], call: Call) -
     return entered
 
 
-def trace(subject: Subject, local: Local, start: int, call: Call) -> int:
-    """Finds what the call's gradients go to, and gives a word for it."""
+def trace(subject: Subject, local: Local, start: int) -> gradients.Graph | None:
+    """The graph of what it gives and leaves on its modules."""
     if not torch.is_grad_enabled():
-        return 0
+        return None
     roots = [value for value in local.values if isinstance(value, Tensor)]
     left = [value for module in subject.modules for value in module.__dict__.values() if isinstance(value, Tensor)]
     roots += [value for value in left if value.grad_fn is not None and value.grad_fn._sequence_nr() >= start]
-    call.leaves, outside, call.hidden = gradients.walk(roots, start)
-    gradients.average_outside(outside, call)
+    return gradients.walk(roots, start)
+
+
+def settle(graph: gradients.Graph | None, subject: Subject, call: Call) -> int:
+    """What the call's gradients go to, and a word for it."""
+    if graph is None:
+        return 0
+    call.leaves, call.hidden = graph.leaves, graph.hidden
+    gradients.average_outside(graph.outside, call)
     if any(id(leaf) not in subject.place for leaf in call.leaves):
         subject.refresh()
-    return word([identity(leaf, subject) for leaf in call.leaves] + [len(outside), call.hidden])
+    return word([identity(leaf, subject) for leaf in call.leaves] + [len(graph.outside), call.hidden])
 
 
 def identity(leaf: Tensor, subject: Subject) -> Any:

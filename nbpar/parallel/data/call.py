@@ -24,13 +24,14 @@ from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.lazy import Lazy, Rows
 from nbpar.parallel.data.once import Done, Once, Setting
 from nbpar.parallel.data.pace import Pace
-from nbpar.parallel.data.plan import Knowledge, Plan, Refusal, kind
+from nbpar.parallel.data.plan import Knowledge, Plan, Refusal, kind, sizes
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.report import Report
 
 MOST_SUBJECTS = 64
 MOST_SETTLED = 256
 MOST_WAYS = 4  # that calls of one kind take by what they ask of all rows
+MOST_OTHERS = 64  # by what they run
 
 # What is known about modules and functions outlives a cell: on the ranks they stay the same objects.
 known: WeakKeyDictionary[Any, Knowledge] = WeakKeyDictionary()
@@ -101,9 +102,9 @@ class Splitter:
         knowledge.begin(self.serial)
         ranks = self.gradients.ranks
         key = (ranks.kind, kind(flat, subject.training, ranks.size, batch_dim))
-        plan = refused_before(subject) or knowledge.plans.get(key)
+        plan = refused_before(subject) or knowledge.plan(key, sizes(flat))
         if plan is None:
-            plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
+            plan = knowledge.learn(key, self.check(subject, flat, spec, batch_dim))
         if isinstance(plan, Refusal):
             return self.whole(subject, plan, args, kwargs)
         pace = knowledge.paces.setdefault((key, volume(flat)), Pace())
@@ -116,22 +117,22 @@ class Splitter:
             return self.whole(subject, Refusal(pace.reason), args, kwargs)
         look = self.look(plan)
         if look and plan.counted:
-            plan.verified = False
+            plan.compared.clear()
         elif look and not self.still(subject, flat, spec, plan):
-            plan = knowledge.plans[key] = self.check(subject, flat, spec, batch_dim)
+            plan = knowledge.learn(key, self.check(subject, flat, spec, batch_dim))
             if isinstance(plan, Refusal):
                 return self.whole(subject, plan, args, kwargs)
         self.gradients.active = True
         for _ in range(MOST_WAYS):
             once = Once(self.setting, subject, plan, flat, spec)
-            if not (plan.verified or self.local_batchnorm):
+            if not (plan.holds(once.call.share.rows) or self.local_batchnorm):
                 return self.compared(once, knowledge, key, batch_dim, args, kwargs)
             began = time.perf_counter()
             outcome = once.run()
             pace.shortest = min(pace.shortest, time.perf_counter() - began)
-            if not once.strayed:
+            if not (once.strayed or once.new):
                 break
-            other = self.other_way(once, knowledge, key, batch_dim)
+            other = (self.other_way if once.strayed else self.other_branch)(once, knowledge, key, batch_dim)
             if isinstance(other, Refusal):
                 return self.whole(subject, other, args, kwargs)
             plan = other
@@ -153,9 +154,10 @@ class Splitter:
             self.other_way(once, knowledge, key, batch_dim)
             return value
         if refusal:
-            knowledge.plans[key] = refusal
+            knowledge.learn(key, refusal)
             self.say(once.subject, refusal)
-        once.plan.verified = True
+        once.plan.compared.add(once.call.share.rows)
+        once.plan.ways |= {once.way} - {0}
         return value
 
     def other_way(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
@@ -164,6 +166,18 @@ class Splitter:
         if found is None and sum(kind == key for kind, _ in knowledge.ways) >= MOST_WAYS:
             found = Refusal("it takes many ways, by what its tensors say (`if tensor`)")
         return knowledge.take(key, found or self.check(once.subject, once.flat, once.spec, batch_dim, once.strayed))
+
+    def other_branch(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
+        """The program has come to another branch: the call is checked as if it was the first."""
+        before, answers = once.plan, once.call.answers
+        plan = self.check(once.subject, once.flat, once.spec, batch_dim, answers.found if answers else ())
+        if isinstance(plan, Plan):
+            plan.ways |= {*before.ways, once.way}
+            if not plan.like(before):
+                plan = Refusal("it gives its rows now in one way, now in another")
+            elif len(plan.ways) > MOST_OTHERS:
+                plan = Refusal("it goes another way in most calls")
+        return knowledge.learn(key, plan)
 
     def look(self, plan: Plan) -> bool:
         """Whether it is time to look again: at calls 2, 4, 8, … and at the first call in each cell."""

@@ -21,7 +21,7 @@ from nbpar.parallel.data.attempt import RAISES
 from nbpar.parallel.data.draws import Unlike
 from nbpar.parallel.data.gradients import Gradients
 from nbpar.parallel.data.layouts import reduced
-from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates
+from nbpar.parallel.data.plan import Candidate, Plan, Refusal, candidates, sizes
 from nbpar.parallel.data.rowwise import COUNTED, FEWER, NEW
 from nbpar.parallel.data.subject import Subject
 from nbpar.parallel.data.trial import Final, Trial, Unsuited
@@ -62,7 +62,8 @@ def check(  # noqa: PLR0917
             if doubts[at].startswith(RAISES) or late == doubts[at].startswith(NEW):
                 continue
             try:
-                return tried(trial, size, precise, every=doubts[at].startswith(COUNTED))
+                counted = sizes(flat) if doubts[at].startswith(COUNTED) else ()
+                return replace(tried(trial, size, precise, every=bool(counted)), counted=counted)
             except Final as final:
                 return Refusal(str(final), REMEDY_ROWS)
             except Unlike as unlike:
@@ -92,12 +93,12 @@ def tried(trial: Callable[[int], Trial], size: int, precise: bool, *, every: boo
     """
     if precise:
         try:
-            return replace(trial(ALL if every else size + 1).quick(), counted=every)
+            return trial(ALL if every else size + 1).quick()
         except Final:
             raise
         except Unlike:
             pass
-    return replace(trial(ALL if every else 2 * size + 1).thorough(), counted=every)
+    return trial(ALL if every else 2 * size + 1).thorough()
 
 
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:

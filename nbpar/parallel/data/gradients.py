@@ -250,14 +250,27 @@ def now() -> int:
     return torch._C._autograd._get_sequence_nr()
 
 
-def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any], bool]:
-    """From a call's local outputs: the leaves, and the nodes made before it began, that they depend on.
+@dataclass
+class Graph:
+    """What a call's local outputs depend on: leaves, and nodes made before it began (outside).
 
-    And whether there may be leaves beyond what can be seen: a reentrant checkpoint hides its own.
+    names: of its own nodes. hidden: whether there may be leaves beyond what can be seen, as a reentrant checkpoint hides its own.
     """
+
+    leaves: list[Tensor]
+    outside: list[Any]
+    names: list[str]
+
+    @property
+    def hidden(self) -> bool:
+        return "CheckpointFunctionBackward" in self.names
+
+
+def walk(outputs: Sequence[Tensor], start: int) -> Graph:
+    """From a call's local outputs. start: `now()` when it began."""
     stack = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     seen = set(stack)
-    leaves, outside, hidden = [], [], False
+    leaves, outside, names = [], [], []
     while stack:
         node = stack.pop()
         variable = getattr(node, "variable", None)
@@ -266,13 +279,13 @@ def walk(outputs: Sequence[Tensor], start: int) -> tuple[list[Tensor], list[Any]
         elif node._sequence_nr() < start:
             outside.append(node)
         elif not is_entrance(node):
-            hidden |= node.name() == "CheckpointFunctionBackward"
+            names.append(node.name())
             for following, _ in node.next_functions:
                 if following is not None and following not in seen:
                     seen.add(following)
                     stack.append(following)
     leaves += [tensor for tensor in outputs if tensor.grad_fn is None and tensor.requires_grad]
-    return leaves, outside, hidden
+    return Graph(leaves, outside, names)
 
 
 def is_entrance(node: Any) -> bool:

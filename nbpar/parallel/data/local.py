@@ -70,7 +70,7 @@ class LocalGradients(Gradients):
 
     def _accumulate(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], create: bool) -> None:
         roots = [output for output in args[0] if isinstance(output, Tensor)]
-        leaves = list({id(leaf): leaf for leaf in walk(roots, 0)[0]}.values())
+        leaves = list({id(leaf): leaf for leaf in walk(roots, 0).leaves}.values())
         before = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None

@@ -42,10 +42,13 @@ class Done:
 class Once:
     """A call that is about to run. Whatever it changes can be put back.
 
-    strayed: what it answered on all ranks, up to where that is not what its plan knows; empty if it is.
+    strayed: what it answered on all ranks, up to where that is not what its plan knows; empty if it is. new: whether some rank
+    went a way that its plan does not know; way: that of this rank. comparing: with the whole call, so that any way is right.
     """
 
     strayed: tuple[bool, ...] = ()
+    new = comparing = False
+    way = 0
 
     def __init__(self, setting: Setting, subject: Subject, plan: Plan, flat: Sequence[Any], spec: Any) -> None:
         self.setting, self.subject, self.plan, self.flat, self.spec = setting, subject, plan, flat, spec
@@ -55,8 +58,9 @@ class Once:
             share, ranks, setting.gradients, reads_allowed=plan.reads, local_batchnorm=setting.local_batchnorm, plan=plan,
             answers=Answers(plan.answers) if ranks.all_here else None,
         )  # fmt: skip
-        self.kept = state.State(subject.modules) if plan.state or not plan.verified else None
-        self.streams = Streams.now() if plan.python_draws or not plan.verified else None
+        holds = plan.holds(share.rows)
+        self.kept = state.State(subject.modules) if plan.state or not holds else None
+        self.streams = Streams.now() if plan.python_draws or not holds else None
         self.torch_stream = torch.get_rng_state()
         self.weights = [weight.detach().clone() for weight in subject.parameters] if plan.writes else []
 
@@ -70,6 +74,8 @@ class Once:
         if isinstance(local, str):
             self.put_back()
             return Refusal(local)
+        if self.way:
+            self.plan.ways.add(self.way)
         norm.even_out(self.call)
         outputs = [v if how is None else self.leave(v, how) for v, how in zip(local.values, self.plan.outputs, strict=True)]
         self.leave_state()
@@ -91,6 +97,7 @@ class Once:
         """Outputs and state of the call on this rank's rows, put together. Everything is as before."""
         with self.setting.checking(self.subject, self.flat), torch.no_grad(), self.subject.untouched():
             self.subject.tried += max(self.call.share.sizes) / self.call.share.rows
+            self.comparing = True
             try:
                 local = self.attempt()
                 if isinstance(local, str):
@@ -107,9 +114,10 @@ class Once:
         watch = Whole(self.call, plan.draw_names, plan.draw_layouts) if plan.draw_names else None
         local = attempt(subject, subject.run, self.flat, self.spec, plan.cuts, self.call, watch, self.accept)
         answers = self.call.answers
-        if answers and isinstance(local, str):
-            every = set(self.call.ranks.objects(answers.found if answers.strayed else ()))
-            self.strayed = every.pop() if len(every) == 1 else ()
+        if isinstance(local, str):
+            every = self.call.ranks.objects((answers.found if answers and answers.strayed else (), self.new))
+            found = {strayed for strayed, _ in every}
+            self.strayed, self.new = found.pop() if len(found) == 1 else (), any(new for _, new in every)
         return local
 
     def accept(self, local: Local) -> Sequence[Any]:
@@ -118,6 +126,10 @@ class Once:
             raise Unlike("it draws random numbers that its first call did not draw")
         if local.spec != self.plan.spec:
             raise Unlike("its result has another structure than that of its first call")
+        self.way, ways = local.way, self.plan.ways
+        self.new = bool(self.way and ways) and self.way not in ways and not self.comparing
+        if self.new:
+            raise Unlike("it goes another way than it was tried")
         left = [state.get(self.subject.modules, place) for place in self.plan.state]
         outlines = [outline(value, how, self.call.share) for value, how in zip(local.values, self.plan.outputs, strict=True)]
         return [*outlines, self.call.ranks.homes(left)]

@@ -15,6 +15,7 @@ from nbpar.parallel.data.state import Place
 
 MOST_CANDIDATES = 8
 MOST_SURPRISES = 3
+SAID = ("cuts", "outputs", "spec", "state", "draw_names", "draw_layouts", "python_draws", "reads", "writes")  # of a plan
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Plan:
 
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
-    rows: how many were tried. counted: it goes by the number or place of rows, so all were; later looks compare a whole call.
-    answers: which way it took, by what it asked.
-    verified: operators show that rows are apart, or a whole batch has been compared. fresh: looked at in this cell.
+    rows: how many were tried. counted: the sizes that it holds for, if it goes by the number or place of rows: all were tried then,
+    and later looks compare a whole call. answers: which way it took, by what it asked; ways: see `Ranks.way`.
+    verified: operators show that rows are apart. compared: numbers of rows of which a whole batch has been compared.
+    fresh: looked at in this cell.
     """
 
     base: int
@@ -53,14 +55,24 @@ class Plan:
     writes: bool
     rows: int
     answers: tuple[bool, ...] = ()
-    counted: bool = False
+    counted: tuple[int, ...] = ()
+    ways: set[int] = field(default_factory=set)
     verified: bool = False
+    compared: set[int] = field(default_factory=set)
     fresh: bool = True
     calls: int = 0
 
     @property
     def dim(self) -> int:
         return dict(self.cuts)[self.base].dim
+
+    def holds(self, rows: int) -> bool:
+        """Whether a batch of so many rows may be split."""
+        return self.verified or rows in self.compared
+
+    def like(self, other: Plan) -> bool:
+        """Whether both say the same of where rows are."""
+        return all(getattr(self, name) == getattr(other, name) for name in SAID)
 
 
 @dataclass(frozen=True)
@@ -80,12 +92,27 @@ class Knowledge:
     surprises: dict[Any, int] = field(default_factory=dict)
     paces: dict[Any, Pace] = field(default_factory=dict)
     ways: dict[Any, Plan] = field(default_factory=dict)  # by kind and answers
+    counted: dict[Any, Plan] = field(default_factory=dict)  # by kind and sizes
+
+    def plan(self, key: Any, sizes: tuple[int, ...]) -> Plan | Refusal | None:
+        """For a call of this kind and these sizes."""
+        plan = self.plans.get(key)
+        if isinstance(plan, Plan) and plan.counted not in ((), sizes):
+            return self.counted.get((key, sizes))
+        return plan
+
+    def learn(self, key: Any, plan: Plan | Refusal) -> Plan | Refusal:
+        self.plans[key] = plan
+        if isinstance(plan, Plan) and plan.counted:
+            self.counted[key, plan.counted] = plan
+        return plan
 
     def surprise(self, key: Any) -> None:
         """A split call did not go as planned. After a few times calls of this kind run whole."""
         self.surprises[key] = self.surprises.get(key, 0) + 1
         if self.surprises[key] < MOST_SURPRISES:
-            del self.plans[key]
+            self.plans.pop(key, None)
+            self.counted = {known: plan for known, plan in self.counted.items() if known[0] != key}
         else:
             self.plans[key] = Refusal(f"{MOST_SURPRISES} times it did not do what its first call did")
 
@@ -99,8 +126,7 @@ class Knowledge:
         before = self.plans.get(key)
         if isinstance(before, Plan):
             self.ways[key, before.answers] = before
-        self.plans[key] = plan
-        return plan
+        return self.learn(key, plan)
 
     def begin(self, cell: int) -> None:
         """A cell's first call: the module may be another since, so plans are looked at again and refusals are forgotten."""
@@ -109,15 +135,14 @@ class Knowledge:
         self.cell = cell
         self.plans = {key: plan for key, plan in self.plans.items() if isinstance(plan, Plan)}
         self.ways.clear()
-        for plan in self.plans.values():
+        for plan in (*self.plans.values(), *self.counted.values()):
             if isinstance(plan, Plan):
                 plan.fresh = False
 
 
 def kind(flat: Sequence[Any], training: bool, size: int, batch_dim: int | None) -> Any:
     """Calls of one kind share a plan: which dimensions equal the number of rows, not the shapes themselves."""
-    first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
-    counts = () if first is None else first.shape[:2]
+    counts = sizes(flat)
     parts: list[Any] = [training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), batch_dim]
     parts += [min(count // size, 2) for count in counts]
     for value in flat:
@@ -126,6 +151,12 @@ def kind(flat: Sequence[Any], training: bool, size: int, batch_dim: int | None) 
         else:
             parts.append(value if isinstance(value, bool | str | None) else type(value))
     return tuple(parts)
+
+
+def sizes(flat: Sequence[Any]) -> tuple[int, ...]:
+    """Of the first argument that has any: of these two, one is the number of rows."""
+    first = next((value for value in flat if isinstance(value, Tensor) and value.dim()), None)
+    return () if first is None else tuple(first.shape[:2])
 
 
 def candidates(flat: Sequence[Any], size: int, batch_dim: int | None) -> Iterator[Candidate]:

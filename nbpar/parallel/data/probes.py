@@ -51,7 +51,7 @@ def gradients(
     """Gradients of a fixed combination of the outputs; None if the graph goes on into what was made before `start`."""
     targets = wanted(subject, inputs)
     sources = [value for value in outputs if isinstance(value, Tensor) and value.requires_grad]
-    if not targets or not sources or walk(sources, start)[1]:
+    if not targets or not sources or walk(sources, start).outside:
         return None
     chance = torch.Generator().manual_seed(5)
     factors = [torch.rand(s.shape, generator=chance, dtype=torch.float64).to(s.device, s.dtype) - 0.3 for s in sources]

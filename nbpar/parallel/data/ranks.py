@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from nbpar.comm import sum_over
+
+if TYPE_CHECKING:
+    from nbpar.parallel.data.gradients import Graph
 
 MEETING = 1  # the word of a rank that is inside a call; the end of a call has larger ones
 
@@ -59,6 +62,10 @@ class Ranks:
     def alone(self, run: Callable[[], Any]) -> Any:
         """Run what may fail on this rank's rows, and not on others'."""
         return run()
+
+    def way(self, graph: Graph | None) -> int:
+        """Which way the program went in what was run `alone`: here, by the nodes of the graph that it made. 0 if not known."""
+        return hash(tuple(graph.names)) if graph else 0
 
     def together(self, run: Callable[[], Any]) -> Any:
         """Run what is the same on all ranks, and fails on all of them or on none."""

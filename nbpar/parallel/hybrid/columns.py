@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nbpar.parallel.data.gradients import Graph
 from nbpar.parallel.data.ranks import Ranks
 from nbpar.parallel.model.dispatch import Dispatch
 from nbpar.parallel.model.failures import together, worked_around
@@ -35,8 +36,13 @@ class Columns(Ranks):
         return [home(value) for value in values if isinstance(value, Tensor)]
 
     def alone(self, run: Callable[[], Any]) -> Any:
-        with worked_around(self.dispatch):
-            return run()
+        with worked_around(self.dispatch), self.dispatch.recorded() as way:
+            result = run()
+        self._way = hash(tuple(way))
+        return result
+
+    def way(self, graph: Graph | None) -> int:
+        return self._way
 
     def together(self, run: Callable[[], Any]) -> Any:
         return together(self.dispatch, run)

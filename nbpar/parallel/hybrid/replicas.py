@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nbpar.parallel.data import context
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.subject import Subject
-from nbpar.parallel.model.micro import Micro
+from nbpar.parallel.model.micro import Known, Micro
 from nbpar.parallel.model.transfer import forget
 from nbpar.parallel.model.trial import Whole
 
@@ -67,6 +67,10 @@ class Pieces(Micro):
     def _ignored(self, leaves: list[Any]) -> bool:
         with context.reading_unseen():
             return super()._ignored(leaves)
+
+    def _strange(self, ways: set[int], known: Known) -> bool:
+        """In a split call that is seen at its end, for all replicas together."""
+        return context.running is None and super()._strange(ways, known)
 
     def _agreed(self, layout: list[int] | None, why: str) -> tuple[list[int] | None, str]:
         found = everywhere((layout, why))

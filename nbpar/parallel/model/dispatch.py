@@ -7,7 +7,8 @@ register.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,21 @@ class Dispatch(TorchFunctionMode):
         self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
         self.failures: Failures | None = None  # while something is tried
         self.step: Step | None = None  # that an optimiser makes
+        self.way: list[Any] | None = None  # what runs, by name, while somebody wants to know
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Any]]:
+        """The names of what runs inside, alike on all ranks: which way a program goes."""
+        outer, self.way = self.way, []
+        try:
+            yield self.way
+        finally:
+            self.way = outer
+
+    def note(self, what: Any) -> None:
+        if self.way is not None:
+            self.way.append(what)
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -83,6 +98,7 @@ class Dispatch(TorchFunctionMode):
         if owners == {None}:
             return func(*args, **kwargs)
         channel().operations += 1
+        self.note(name)
         if name == "__get__":
             return special.get_property(func, args[0])
         return self._run(Call(func, name, args, kwargs, operands))

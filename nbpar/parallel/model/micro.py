@@ -4,12 +4,14 @@
     rank 1      f1 f2 f3 f4 b4 b3 b2 b1          as soon as it arrives (GPipe's schedule)
 
 The first call of each kind is made whole and in pieces, without gradients, and compared; then a few of its rows with gradients.
-Where pieces would change the result the model is called whole, and a line says why.
+Where pieces would change the result the model is called whole, and a line says why. A call that goes another way than those before,
+by the operations that it runs, is put back and treated as the first of its kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from nbpar.errors import Unsupported
+
 from .backward import Backward, near
 from .cores import Cores
 from .dispatch import Dispatch
@@ -25,10 +29,19 @@ from .failures import together
 from .joining import WEIGHT, join, layout_of
 from .operands import tensors
 from .pace import Pace
-from .trial import Whole, known_to_mix, no_trace, nothing_is_zero
+from .trial import Before, Whole, known_to_mix, no_trace, nothing_is_zero
 
 Call = Callable[..., Any]
+MOST_WAYS = 64  # that calls of a kind may go
 COUNTS = (1, 2, 4, 8)  # of pieces, that `auto` tries
+
+
+@dataclass
+class Known:
+    """Of a kind of call. layout: how its pieces' outputs are joined, None if it is made whole. ways: that its pieces have gone."""
+
+    layout: list[int] | None
+    ways: set[int] = field(default_factory=set)
 
 
 class Micro:
@@ -37,7 +50,7 @@ class Micro:
 
     def __init__(self, count: int, dispatch: Dispatch, say: Callable[[str], None], cores: Cores) -> None:
         self.count, self.dispatch, self.say, self.cores = count, dispatch, say, cores
-        self._layouts: WeakKeyDictionary[nn.Module, dict[Any, list[int] | None]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[nn.Module, dict[Any, Known]] = WeakKeyDictionary()
         self._paces: WeakKeyDictionary[nn.Module, Pace[int]] = WeakKeyDictionary()
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
@@ -49,24 +62,45 @@ class Micro:
             return self._at_once(module, args, kwargs, run)
         pieces = _pieces(leaves, tree, rows, count)
         key = count, module.training, torch.is_grad_enabled(), self._kind(leaves, tree, rows)
-        known = self._layouts.setdefault(module, {})
-        if key not in known:
-            known[key] = self._find(module, args, kwargs, pieces, run)
-            if known[key] is None and not self.count:
-                self._paces[module].settle(1)
-        layout = known[key]
-        if layout is not None and WEIGHT in layout and self._ignored(leaves):
+        kinds = self._known.setdefault(module, {})
+        if key not in kinds:
+            kinds[key] = Known(self._find(module, args, kwargs, pieces, run))
+        known = kinds[key]
+        if known.layout is not None and WEIGHT in known.layout and self._ignored(leaves):
             self.say(f"micro-batches: {type(module).__name__} is called whole where labels are negative: a loss may ignore them")
-            layout = None
-        if layout is None:
             return self._at_once(module, args, kwargs, run)
-        results = []
-        with self.dispatch.late.pieces(module, count) as begin:
+        while known.layout is not None:
+            before = Before(module)
+            results, ways = self._made(module, pieces, run)
+            if not self._strange(ways, known):
+                known.ways |= ways
+                return join(results, known.layout, _shares(rows, count))
+            if not before.put_back():
+                raise Unsupported(
+                    f"{type(module).__name__} writes to its weights or buffers, as it did not before. Type `--micro 1`."
+                )
+            known.layout = self._find(module, args, kwargs, pieces, run) if len(known.ways) < MOST_WAYS else None
+            known.ways |= ways
+        if not self.count:
+            self._paces[module].settle(1)
+        return self._at_once(module, args, kwargs, run)
+
+    def _made(self, module: nn.Module, pieces: Sequence[Any], run: Call) -> tuple[list[Any], set[int]]:
+        """The pieces' results, and the ways that they went."""
+        results, ways = [], set()
+        with self.dispatch.late.pieces(module, len(pieces)) as begin:
             for number, (a, k) in enumerate(pieces):
                 begin(number)
-                self.cores.begin(module, number, count)
-                results.append(run(*a, **k))
-        return join(results, layout, _shares(rows, count))
+                self.cores.begin(module, number, len(pieces))
+                with self.dispatch.recorded() as way:
+                    results.append(run(*a, **k))
+                ways.add(hash(tuple(way)))
+        self.dispatch.note(frozenset(ways))
+        return results, ways
+
+    def _strange(self, ways: set[int], known: Known) -> bool:
+        """Whether the pieces went ways that are not known to be right. Alike on all ranks."""
+        return bool(known.ways) and not ways <= known.ways
 
     def _quickest(self, module: nn.Module) -> int:
         pace = self._paces.setdefault(module, Pace(COUNTS))
@@ -78,7 +112,10 @@ class Micro:
 
     def _at_once(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
         self.cores.begin(module, 0, 1)
-        return run(*args, **kwargs)
+        with self.dispatch.recorded() as way:
+            result = run(*args, **kwargs)
+        self.dispatch.note(frozenset([hash(tuple(way))]))
+        return result
 
     def _enough(self, rows: int, count: int) -> bool:
         return rows >= count
@@ -88,8 +125,8 @@ class Micro:
         return any(isinstance(leaf, Tensor) and leaf.dtype == torch.int64 and bool((leaf < 0).any()) for leaf in leaves[1:])
 
     def _kind(self, leaves: list[Any], tree: Any, rows: int) -> Any:
-        """What a layout depends on."""
-        return tree, tuple(_kind(leaf, rows) for leaf in leaves)
+        """What a layout depends on. The number of rows too: a program may go by it."""
+        return rows, tree, tuple(_kind(leaf, rows) for leaf in leaves)
 
     def _find(self, module: nn.Module, args: Any, kwargs: Any, pieces: list[Any], run: Call) -> list[int] | None:
         """How to join the pieces' outputs; None where they do not make the whole."""
@@ -159,7 +196,7 @@ class Micro:
 
         def tried() -> Any:
             reads = self.dispatch.reads
-            with no_trace(module, given):
+            with no_trace(module, given), self.dispatch.recorded():
                 result = run()
                 read = self.dispatch.reads != reads
             if read:

@@ -30,7 +30,10 @@ A_TENSOR = object()
 
 @dataclass
 class Outline:
-    """What the other ranks need to know of a step: its random draws, its results and their edges to the inputs."""
+    """What the other ranks need to know of a step: its random draws, its results and their edges to the inputs.
+
+    way: that it goes, by the operations that it runs.
+    """
 
     draws: list[Callable[[], None]]
     tree: TreeSpec
@@ -38,13 +41,15 @@ class Outline:
     results: list[Result]
     edges: list[list[int]]  # for each result: positions among the inputs, tensors first, then parameters
     changes: bool  # whether it changes buffers
+    way: int = 0
     told: bool = False  # whether the owner has confirmed the results
 
 
 @dataclass
 class Recorder(TorchFunctionMode):
-    """Notes random draws. Those that cannot be repeated from shapes alone are refused."""
+    """Notes what runs, and random draws. Those that cannot be repeated from shapes alone are refused."""
 
+    names: list[str] = field(default_factory=list)
     draws: list[Callable[[], None]] = field(default_factory=list)
     inside: bool = False
 
@@ -53,6 +58,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        self.names.append(name)
         if name in _MAKES_RANDOM or name in table.EVERYWHERE:
             raise Impure(f"it calls {name}")
         if name == "__set__":
@@ -108,6 +114,7 @@ def probe(module: nn.Module, leaves: Sequence[Any], tree: TreeSpec) -> Outline:
         raise Impure("it changes its input in place")
     sources = [leaf for leaf in inputs if isinstance(leaf, Tensor)] + list(parameters.values())
     outline = _outline(out, sources, [*sources, *buffers.values()], recorder.draws)
+    outline.way = hash(tuple(recorder.names))
     outline.changes = any(not value.is_inference() and value._version for value in buffers.values())
     return outline
 

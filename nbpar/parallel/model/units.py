@@ -63,6 +63,7 @@ class Units:
         if outline is None:
             return NOT_ONE_STEP
         self.used = True
+        self.dispatch.note(outline.way)
         rank, here = unit.rank, channel().rank == unit.rank
         leaves = [bring(leaf, rank) if isinstance(leaf, Tensor) and owner(leaf) != rank else leaf for leaf in leaves]
         lent = self.dispatch.late.instead(unit.parameters)
