@@ -33,9 +33,12 @@ class M(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b, self.c = nn.Linear(6, 8), Layer(8, 8), nn.Linear(8, 4)
-    def forward(self, x):
+        self.register_buffer("gate", torch.zeros(8))
+    def forward(self, x, target=None):
         h = torch.tanh(self.a(x))
-        return self.c(WAY)
+        if target is None:
+            return self.c(WAY)
+        return F.cross_entropy(self.c(h), target, reduction="none") + self.beta * (h @ h.t()).logsumexp(1)
 """
 OPTIMISER = """
 model = M()
@@ -57,7 +60,18 @@ EVALUATED = (
 """
 )
 TALKS = STEPS.replace("model(x)", "model(x[:, None].expand(-1, lengths[at], -1)).mean(1)")
+READ = """
+with torch.no_grad():
+    for n in lengths:
+        losses.append(model(X[:64, None].expand(-1, n, -1)).pow(2).sum().item())
+"""
 INSIDE = STEPS.replace("model.at", "model.b.at")
+GATED = STEPS.replace("model.at, x", "gate, x").replace("at, X[:n]", "model.gate.fill_(max(0, at - 3)), X[:n]")
+JOINED = (
+    STEPS.replace("F.cross_entropy(model(x), target)", "model(x, target).mean()")
+    .replace("model.at", "model.beta")
+    .replace("= at,", "= max(0, at - 3),")
+)
 BATCHES = "sizes = [64, 64, 128, 64, 64, 128, 128]"
 LENGTHS = "lengths = [5, 5, 9, 9, 7, 12, 9, 5]"
 
@@ -73,10 +87,30 @@ WAYS = {
     "sometimes otherwise, by chance": ("h if random.random() < 0.8 else h - h.mean(0)", "sizes = [64] * 20", STEPS),
     "sometimes otherwise, by torch's chance": ("h if torch.rand(()) < 0.8 else h - h.mean(0)", "sizes = [64] * 20", STEPS),
     "long texts otherwise": ("h if h.shape[1] < 9 else h - h.mean(0)", LENGTHS, TALKS),
+    "long texts otherwise, in evaluation": ("h if h.shape[1] < 9 else h - h.mean(0)", LENGTHS, READ),
     "after some steps a layer otherwise": ("self.b(h)", "", INSIDE),
     "long texts in a layer otherwise": ("self.b(h)", LENGTHS, TALKS),
+    "a number that is zero at first": ("h + max(0, self.at - 3) * h.mean(0)", "", STEPS),
+    "a tensor that is zero at first": ("h + h.mean(0) * torch.tensor(max(0.0, self.at - 3))", "", STEPS),
+    "a buffer that is zero at first": ("h + self.gate * h.mean(0)", "", GATED),
+    "a part that is added zero times at first": ("torch.add(h, h.mean(0), alpha=max(0, self.at - 3))", "", STEPS),
+    "a choice that is the same for all at first": ("torch.where(torch.tensor(self.at < 4), h, h - h.mean(0))", "", STEPS),
+    "a loss that counts later": ("h", "", JOINED),
     "a layer that is left out at times": ("self.b(h) if self.at % 3 else h", "", STEPS),
     "a loop over time": ("looped(h)", LENGTHS, TALKS),
 }  # fmt: skip
 APART = ("a layer that is left out at times", "a loop over time")  # rows are
+SPLIT = """
+import nbpar
+a, b = torch.randn(6, 8, requires_grad=True), torch.randn(8, 4, requires_grad=True)
+gate = torch.zeros(8)
+opt = torch.optim.SGD([a, b], lr=0.1)
+@nbpar.split
+def model(x):
+    h = torch.tanh(x @ a)
+    return (h + gate * h.roll(1, 0)) @ b
+"""
 CELLS = {name: Cell(name, SETUP.replace("WAY", way) + OPTIMISER + setup, train) for name, (way, setup, train) in WAYS.items()}
+CELLS["a function with a tensor of zeros"] = Cell(
+    "a function", SETUP.replace("WAY", "h") + SPLIT, STEPS.replace("model.at", "gate[:]").replace("= at,", "= max(0, at - 3),")
+)

@@ -118,10 +118,13 @@ class Splitter:
         look = self.look(plan)
         if look and plan.counted:
             plan.compared.clear()
-        elif look and not self.still(subject, flat, spec, plan):
-            plan = knowledge.learn(key, self.check(subject, flat, spec, batch_dim))
-            if isinstance(plan, Refusal):
-                return self.whole(subject, plan, args, kwargs)
+        elif (look and not self.still(subject, flat, spec, plan)) or not plan.knows(flat):
+            found = self.anew(plan, knowledge, key, self.check(subject, flat, spec, batch_dim))
+            if isinstance(found, Refusal):
+                return self.whole(subject, found, args, kwargs)
+            plan = found
+        if not torch.is_grad_enabled():
+            plan.lengths.add(plan.length(flat))
         self.gradients.active = True
         for _ in range(MOST_WAYS):
             once = Once(self.setting, subject, plan, flat, spec)
@@ -168,16 +171,21 @@ class Splitter:
         return knowledge.take(key, found or self.check(once.subject, once.flat, once.spec, batch_dim, once.strayed))
 
     def other_branch(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
-        """The program has come to another branch: the call is checked as if it was the first."""
-        before, answers = once.plan, once.call.answers
-        plan = self.check(once.subject, once.flat, once.spec, batch_dim, answers.found if answers else ())
-        if isinstance(plan, Plan):
-            plan.ways |= {*before.ways, once.way}
-            if not plan.like(before):
-                plan = Refusal("it gives its rows now in one way, now in another")
-            elif len(plan.ways) > MOST_OTHERS:
-                plan = Refusal("it goes another way in most calls")
-        return knowledge.learn(key, plan)
+        """The program has gone another way: the call is checked as if it was the first."""
+        answers = once.call.answers
+        found = self.check(once.subject, once.flat, once.spec, batch_dim, answers.found if answers else ())
+        return self.anew(once.plan, knowledge, key, found, once.way)
+
+    def anew(self, before: Plan, knowledge: Knowledge, key: Any, found: Plan | Refusal, way: int = 0) -> Plan | Refusal:
+        """What is known of this kind of call after another check. way: that it went since the one before."""
+        if isinstance(found, Plan):
+            found.ways |= {*before.ways, way} - {0}
+            found.lengths |= before.lengths
+            if not found.like(before):
+                found = Refusal("it gives its rows now in one way, now in another")
+            elif len(found.ways) > MOST_OTHERS:
+                found = Refusal("it goes another way in most calls")
+        return knowledge.learn(key, found)
 
     def look(self, plan: Plan) -> bool:
         """Whether it is time to look again: at calls 2, 4, 8, … and at the first call in each cell."""

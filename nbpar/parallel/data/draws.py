@@ -21,9 +21,10 @@ from nbpar.parallel.data import context
 from nbpar.parallel.data.answers import Answers
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
-from nbpar.parallel.data.memory import Writes, is_elsewhere, is_strided, memory, tensors
+from nbpar.parallel.data.memory import Writes, is_strided, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.rowwise import NEW, logged
+from nbpar.parallel.data.zeros import Rows
 from nbpar.parallel.model.table import READING_OPERATORS
 from nbpar.uncompiled import Mode
 
@@ -85,7 +86,7 @@ class Record(Mode):
         self.reads = self.reads_rows = False
         self.touched: list[Tensor] = []
         self._followed = followed
-        self._tainted = memory(rows)
+        self.rows = Rows(rows, writes.tensors)
 
     def read(self, tensor: Tensor, *, shares: bool = False) -> None:
         """shares: what Python gets is the tensor's memory, not a copy."""
@@ -95,11 +96,7 @@ class Record(Mode):
         if self._followed:
             self.touched.append(tensor)
         else:
-            self.reads_rows |= self.tainted(tensor)
-
-    def tainted(self, tensor: Tensor) -> bool:
-        """Whether its values may depend on the rows."""
-        return tensor.untyped_storage()._cdata in self._tainted if is_strided(tensor) else is_elsewhere(tensor)
+            self.reads_rows |= self.rows.depend(tensor)
 
     def spare(self) -> None:
         """A look that follows operators has no weights to spare. Raises Stopped before they are written to."""
@@ -116,9 +113,11 @@ class Record(Mode):
         if known.written:
             self.writes.see(function, args, kwargs)
             self.spare()
+        if not self._followed:
+            self.rows.before(function, args, kwargs, given)
         result = logged(function, args, kwargs, given)
-        if not self._followed and any(map(self.tainted, given)):
-            self._tainted |= memory(tensors(result))
+        if not self._followed:
+            self.rows.after(given, result)
         if known.seeded and is_draw(function, args, kwargs):
             self.draws.append(Drawn(known.name, tuple(value.detach().clone() for value in tensors(result))))
         return result

@@ -20,7 +20,8 @@ class Writes:
     """Notes whether operators write to some tensors' memory, whatever view of it they are given."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.storages = memory(tensors)
+        self.tensors = list(tensors)
+        self.storages = memory(self.tensors)
         self.seen = False
 
     def see(self, function: Any, args: Any, kwargs: dict[str, Any]) -> None:

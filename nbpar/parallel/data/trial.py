@@ -25,6 +25,7 @@ from nbpar.parallel.data.rowwise import NEW, PLACES
 from nbpar.parallel.data.state import Place, State
 from nbpar.parallel.data.structure import PLAIN, flatten
 from nbpar.parallel.data.subject import Subject
+from nbpar.parallel.data.zeros import HIDDEN
 
 NARROW = 2e-6  # how close a quick look in single precision must be: some rounding errors
 
@@ -94,6 +95,7 @@ class Trial:
         self.answers = answers  # to what it asks of all rows, as far as they are known
         self.bound: float | None = None  # tolerance, if not that of the type
         self.follows = False  # rows from operator to operator
+        self.hidden = False  # whether a zero may have hidden something from it here
 
     def glance(self) -> Plan:
         """Forward only, with the rows and weights as they are: that is enough where operators show that rows are apart."""
@@ -134,8 +136,15 @@ class Trial:
         return self.collect(double=False)
 
     def collect(self, double: bool, bound: float | None = None) -> Plan:
-        """One look at rows with holes; where the program does not take them, at the rows as they are and at each kind of hole."""
+        """What `looked` says, if no zero may have hidden anything. Raises Unlike."""
         self.bound = bound
+        plan = self.looked(double)
+        if self.ranks.largest([float(self.hidden)])[0]:
+            raise Final(HIDDEN)
+        return plan
+
+    def looked(self, double: bool) -> Plan:
+        """One look at rows with holes; where the program does not take them, at the rows as they are and at each kind of hole."""
         with self.subject.disturbed(double) as show_afresh:
             variants = self.holes()
             try:
@@ -238,6 +247,7 @@ class Trial:
             changed = objects.put_back()
         if changed:
             raise Final(f"it changes an argument ({changed}), which would have a rank's rows only")
+        self.hidden |= record.rows.hidden
         values, spec = flatten(output)
         if record.reads_rows:
             kind = Unlike if self.ranks.all_here else Final  # where layers are elsewhere, each look is dear

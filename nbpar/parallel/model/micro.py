@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nbpar.errors import Unsupported
+from nbpar.parallel.data.zeros import HIDDEN, Rows, Watch
 
 from .backward import Backward, near
 from .cores import Cores
@@ -136,7 +137,7 @@ class Micro:
             known_to_mix(module)
             given = list(tensors((args, kwargs)))
             with torch.no_grad(), nothing_is_zero(module):
-                whole = self._try(module, given, lambda: run(*args, **kwargs))
+                whole = self._try(module, given, lambda: _with_no_zeros(module, given, lambda: run(*args, **kwargs)))
                 parts = self._try(module, given, lambda: [run(*a, **k) for a, k in pieces])
             rows = next(value.shape[0] for value in given if value.dim())
             layout = layout_of(whole, parts, _shares(rows, len(pieces)))
@@ -208,7 +209,18 @@ class Micro:
         except Whole:
             raise
         except Exception as error:
-            raise Whole(f"a trial in pieces fails ({type(error).__name__}: {error})") from error
+            known = str(error).removeprefix("Whole: ")  # on another rank
+            raise Whole(known if known != str(error) else f"a trial in pieces fails ({type(error).__name__}: {error})") from error
+
+
+def _with_no_zeros(module: nn.Module, given: list[Tensor], run: Callable[[], Any]) -> Any:
+    """run(). Raises Whole where a factor that is zero may hide something."""
+    rows = Rows(given, module.parameters())
+    with Watch(rows):
+        result = run()
+    if rows.hidden:
+        raise Whole(HIDDEN)
+    return result
 
 
 def _pierced(leaf: Tensor) -> Tensor:
