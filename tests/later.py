@@ -29,10 +29,18 @@ class Layer(nn.Linear):
         h = super().forward(h)
         return h if self.at < 4 and h.shape[1] < 9 else h - h.mean(0)
 
+def act(h):
+    return torch.tanh(h)
+
+class Acts(nn.Linear):
+    def forward(self, h):
+        return act(super().forward(h))
+
 class M(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b, self.c = nn.Linear(6, 8), Layer(8, 8), nn.Linear(8, 4)
+        self.d = Acts(8, 8)
         self.register_buffer("gate", torch.zeros(8))
     def forward(self, x, target=None):
         h = torch.tanh(self.a(x))
@@ -66,6 +74,10 @@ with torch.no_grad():
         losses.append(model(X[:64, None].expand(-1, n, -1)).pow(2).sum().item())
 """
 INSIDE = STEPS.replace("model.at", "model.b.at")
+ANOTHER = """
+def other(h):
+    return h - h.mean(0)
+""" + STEPS.replace("model.at, x", "act, x").replace("= at,", "= other if at > 3 else torch.tanh,")
 GATED = STEPS.replace("model.at, x", "gate, x").replace("at, X[:n]", "model.gate.fill_(max(0, at - 3)), X[:n]")
 JOINED = (
     STEPS.replace("F.cross_entropy(model(x), target)", "model(x, target).mean()")
@@ -90,6 +102,9 @@ WAYS = {
     "long texts otherwise, in evaluation": ("h if h.shape[1] < 9 else h - h.mean(0)", LENGTHS, READ),
     "after some steps a layer otherwise": ("self.b(h)", "", INSIDE),
     "long texts in a layer otherwise": ("self.b(h)", LENGTHS, TALKS),
+    "a hidden layer that is used elsewhere later": ("self.b(h) + (self.b(h).tanh().sum(1, True) if self.at > 3 else 0)", "", STEPS),
+    "another function later": ("act(h)", "", ANOTHER),
+    "another function in a layer later": ("self.d(h)", "", ANOTHER),
     "a number that is zero at first": ("h + max(0, self.at - 3) * h.mean(0)", "", STEPS),
     "a tensor that is zero at first": ("h + h.mean(0) * torch.tensor(max(0.0, self.at - 3))", "", STEPS),
     "a buffer that is zero at first": ("h + self.gate * h.mean(0)", "", GATED),

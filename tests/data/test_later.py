@@ -15,6 +15,7 @@ from tests.ranks import run_ranks
 MODES: dict[str, tuple[int, str, dict[str, Any]]] = {
     "data": (2, "data", {}),
     "data, 3 ranks": (3, "data", {}),
+    "model": (2, "model", {}),
     "model --micro 4": (2, "model", {"micro": 4}),
     "model --micro auto": (2, "model", {"micro": "auto"}),
     "model --how tensor": (2, "model", {"how": "tensor"}),

@@ -10,6 +10,8 @@ import builtins
 import dis
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import is_
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -39,8 +41,22 @@ class Impure(Exception):
     """Why a forward has to run on every rank, in words."""
 
 
-def constants_read(module: nn.Module) -> list[Source]:
-    """The constants outside the module that its forward depends on. Raises Impure if it depends on anything else."""
+@dataclass
+class Read:
+    """What a module's forward depends on outside of it. functions: and classes; then: as they were when they were read."""
+
+    constants: list[Source]
+    functions: list[Source]
+
+    def __post_init__(self) -> None:
+        self.then = now(self.functions)
+
+    def unchanged(self) -> bool:
+        return not self.functions or all(map(is_, now(self.functions), self.then))
+
+
+def read(module: nn.Module) -> Read:
+    """Raises Impure if a forward depends on anything else than constants and functions."""
     reader = _Reader(module)
     for part in module.modules():
         if "forward" in part.__dict__:
@@ -48,7 +64,7 @@ def constants_read(module: nn.Module) -> list[Source]:
         kind = type(part)
         if not kind.__module__.startswith("torch.nn."):
             reader.function(kind.forward, kind)
-    return reader.found
+    return Read(reader.found, reader.called)
 
 
 class _Reader:
@@ -56,6 +72,7 @@ class _Reader:
 
     def __init__(self, module: nn.Module) -> None:
         self.found: list[Source] = []
+        self.called: list[Source] = []
         self.seen: set[int] = set()
         tensors = [*module.named_parameters(), *module.named_buffers()]
         self.tensors = {name.rpartition(".")[2] for name, _ in tensors}
@@ -94,6 +111,8 @@ class _Reader:
 
     def value(self, value: Any, source: Source | None) -> None:
         what = source[1] if source else "a default"
+        if source is not None and callable(value):
+            self.called.append(source)
         if isinstance(value, (*CONSTANTS, tuple)):
             for item in value if isinstance(value, tuple) else ():
                 self.value(item, None)
@@ -165,7 +184,7 @@ def codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def now(sources: list[Source]) -> tuple[Any, ...]:
-    """The constants' present values."""
+    """Their present values."""
     return tuple(names.get(name) if isinstance(names, dict) else _content(names) for names, name in sources)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .home import owner
 from .probe import Outline
-from .pure import Source
+from .pure import Read
 from .remote import Input
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -39,7 +39,7 @@ class Unit:
     buffers: list[Tensor]
     hooks: list[Any]
     constants: Any
-    sources: list[Source]
+    read: Read
     outlines: dict[Any, Outline | None] = field(default_factory=dict)
 
     def __post_init__(self, module: nn.Module) -> None:
@@ -57,6 +57,7 @@ class Unit:
             and sum(map(len, self._views)) == len(self._held)
             and all(map(is_, chain.from_iterable(self._views), self._held))
             and not any(self.hooks)
+            and self.read.unchanged()
             and list(map(_kind, self.parameters)) == self._kinds
             and (self.placed or {owner(value) for value in (*self.parameters, *self.buffers)} == {self.rank})
         )

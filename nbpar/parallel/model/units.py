@@ -22,7 +22,7 @@ from .home import owner, wrote
 from .layers import parts_of
 from .operands import own, tensors
 from .probe import A_TENSOR, Outline, probe
-from .pure import CONSTANTS, Impure, Source, constants_in, constants_read, mentions, now
+from .pure import CONSTANTS, Impure, Read, Source, constants_in, mentions, now, read
 from .remote import Input, Result, edge
 from .transfer import bring
 from .unit import Lent, Unit, hooks_of, places_of, seen, watched
@@ -44,7 +44,7 @@ class Units:
         self.why: dict[str, str] = {}
         self.used = False
         self._outlines: WeakKeyDictionary[nn.Module, dict[Any, Outline | None]] = WeakKeyDictionary()
-        self._sources: WeakKeyDictionary[nn.Module, list[Source] | None] = WeakKeyDictionary()
+        self._read: WeakKeyDictionary[nn.Module, Read | None] = WeakKeyDictionary()
         self._codes: dict[int, tuple[bool, CodeType]] = {}  # by their ids: a code's hash is slow
 
     def settle(self, homes: Mapping[nn.Module, int]) -> None:
@@ -109,13 +109,13 @@ class Units:
             self._apart.add(module)
         if rank is None or any(hooks) or any("forward" in vars(part) for part in parts):
             return None
-        if module not in self._sources:
-            self._sources[module] = self._checked(module, constants_read, module)
-        sources = self._sources[module]
-        if sources is None:
+        known = self._read.get(module)
+        if module not in self._read or (known is not None and not known.unchanged()):
+            known = self._read[module] = self._checked(module, read, module)
+        if known is None:
             return None
         constants = tuple([constant for part in parts for constant in constants_in(part)])
-        return Unit(module, rank, placed, parts[1:], places, buffers, hooks, constants, sources)
+        return Unit(module, rank, placed, parts[1:], places, buffers, hooks, constants, known)
 
     def _home(self, parts: Sequence[nn.Module], parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> tuple[int | None, bool]:
         """The one rank of a module, if it has one: where its layers were placed, else where its tensors live. Whether it is the
@@ -129,12 +129,12 @@ class Units:
         return planned.pop() if len(planned) == 1 else None, placed
 
     def _outline(self, unit: Unit, module: nn.Module, leaves: list[Any], tree: TreeSpec) -> Outline | None:
-        key = _signature(leaves, tree, unit.sources)
+        key = _signature(leaves, tree, unit.read.constants)
         if key is None:
             return None
         outline = unit.outlines.get(key)
         if outline is None and key not in unit.outlines:
-            known, whole = self._outlines.setdefault(module, {}), (key, unit.seen, unit.constants)
+            known, whole = self._outlines.setdefault(module, {}), (key, unit.seen, unit.constants, unit.read.then)
             if whole not in known:
                 known[whole] = self._checked(module, probe, module, leaves, tree)
             outline = unit.outlines[key] = known[whole]
