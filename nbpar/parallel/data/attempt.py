@@ -32,11 +32,11 @@ def raised(error: Exception) -> str:
 
 @dataclass
 class Local:
-    """This rank's part of the outputs, flattened. way: see `Ranks.way`."""
+    """This rank's part of the outputs, flattened. way: that the run went, by the functions that it called; None: not known."""
 
     values: list[Any]
     spec: Any
-    way: int = 0
+    way: int | None = None
 
 
 def attempt(  # noqa: PLR0917
@@ -60,13 +60,11 @@ def attempt(  # noqa: PLR0917
         versions = [(value, value._version) for value in entered if isinstance(value, Tensor) and not value.is_inference()]
         args, kwargs = tree_unflatten(entered, spec)
         with context.inside(call), watch or nullcontext():
-            output = call.ranks.alone(lambda: run(*args, **kwargs))
-        found = Local(*flatten(output))
+            output, way = call.ranks.alone(lambda: run(*args, **kwargs), watched=not call.trial and subject.watchable)
+        found = Local(*flatten(output), None if way is None else hash(way))
         if any(tensor._version != version for tensor, version in versions):
             raise Unlike("it changes an argument in place")
-        graph = trace(subject, found, start)
-        found.way = call.ranks.way(graph)
-        words = [word((str(found.spec), call.ranks.homes(found.values), *accept(found))), settle(graph, subject, call)]
+        words = [word((str(found.spec), call.ranks.homes(found.values), *accept(found))), trace(subject, found, start, call)]
         ok = True
     except Unlike as error:
         why = str(error)
@@ -107,20 +105,14 @@ def enter(flat: Sequence[Any], cuts: Sequence[tuple[int, Layout]], call: Call) -
     return entered
 
 
-def trace(subject: Subject, local: Local, start: int) -> gradients.Graph | None:
-    """The graph of what it gives and leaves on its modules."""
+def trace(subject: Subject, local: Local, start: int, call: Call) -> int:
+    """Finds what the call's gradients go to, and gives a word for it."""
     if not torch.is_grad_enabled():
-        return None
+        return 0
     roots = [value for value in local.values if isinstance(value, Tensor)]
     left = [value for module in subject.modules for value in module.__dict__.values() if isinstance(value, Tensor)]
     roots += [value for value in left if value.grad_fn is not None and value.grad_fn._sequence_nr() >= start]
-    return gradients.walk(roots, start)
-
-
-def settle(graph: gradients.Graph | None, subject: Subject, call: Call) -> int:
-    """What the call's gradients go to, and a word for it."""
-    if graph is None:
-        return 0
+    graph = gradients.walk(roots, start)
     call.leaves, call.hidden = graph.leaves, graph.hidden
     gradients.average_outside(graph.outside, call)
     if any(id(leaf) not in subject.place for leaf in call.leaves):

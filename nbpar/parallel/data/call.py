@@ -118,13 +118,11 @@ class Splitter:
         look = self.look(plan)
         if look and plan.counted:
             plan.compared.clear()
-        elif (look and not self.still(subject, flat, spec, plan)) or not plan.knows(flat):
+        elif look and not self.still(subject, flat, spec, plan):
             found = self.anew(plan, knowledge, key, self.check(subject, flat, spec, batch_dim))
             if isinstance(found, Refusal):
                 return self.whole(subject, found, args, kwargs)
             plan = found
-        if not torch.is_grad_enabled():
-            plan.lengths.add(plan.length(flat))
         self.gradients.active = True
         for _ in range(MOST_WAYS):
             once = Once(self.setting, subject, plan, flat, spec)
@@ -160,7 +158,6 @@ class Splitter:
             knowledge.learn(key, refusal)
             self.say(once.subject, refusal)
         once.plan.compared.add(once.call.share.rows)
-        once.plan.ways |= {once.way} - {0}
         return value
 
     def other_way(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
@@ -176,11 +173,10 @@ class Splitter:
         found = self.check(once.subject, once.flat, once.spec, batch_dim, answers.found if answers else ())
         return self.anew(once.plan, knowledge, key, found, once.way)
 
-    def anew(self, before: Plan, knowledge: Knowledge, key: Any, found: Plan | Refusal, way: int = 0) -> Plan | Refusal:
+    def anew(self, before: Plan, knowledge: Knowledge, key: Any, found: Plan | Refusal, way: int | None = None) -> Plan | Refusal:
         """What is known of this kind of call after another check. way: that it went since the one before."""
         if isinstance(found, Plan):
-            found.ways |= {*before.ways, way} - {0}
-            found.lengths |= before.lengths
+            found.ways |= {*before.ways, way} - {None}
             if not found.like(before):
                 found = Refusal("it gives its rows now in one way, now in another")
             elif len(found.ways) > MOST_OTHERS:

@@ -254,23 +254,19 @@ def now() -> int:
 class Graph:
     """What a call's local outputs depend on: leaves, and nodes made before it began (outside).
 
-    names: of its own nodes. hidden: whether there may be leaves beyond what can be seen, as a reentrant checkpoint hides its own.
+    hidden: whether there may be leaves beyond what can be seen, as a reentrant checkpoint hides its own.
     """
 
     leaves: list[Tensor]
     outside: list[Any]
-    names: list[str]
-
-    @property
-    def hidden(self) -> bool:
-        return "CheckpointFunctionBackward" in self.names
+    hidden: bool
 
 
 def walk(outputs: Sequence[Tensor], start: int) -> Graph:
     """From a call's local outputs. start: `now()` when it began."""
     stack = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     seen = set(stack)
-    leaves, outside, names = [], [], []
+    leaves, outside, hidden = [], [], False
     while stack:
         node = stack.pop()
         variable = getattr(node, "variable", None)
@@ -279,13 +275,13 @@ def walk(outputs: Sequence[Tensor], start: int) -> Graph:
         elif node._sequence_nr() < start:
             outside.append(node)
         elif not is_entrance(node):
-            names.append(node.name())
+            hidden |= node.name() == "CheckpointFunctionBackward"
             for following, _ in node.next_functions:
                 if following is not None and following not in seen:
                     seen.add(following)
                     stack.append(following)
     leaves += [tensor for tensor in outputs if tensor.grad_fn is None and tensor.requires_grad]
-    return Graph(leaves, outside, names)
+    return Graph(leaves, outside, hidden)
 
 
 def is_entrance(node: Any) -> bool:

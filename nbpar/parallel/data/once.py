@@ -48,7 +48,7 @@ class Once:
 
     strayed: tuple[bool, ...] = ()
     new = comparing = False
-    way = 0
+    way: int | None = None
 
     def __init__(self, setting: Setting, subject: Subject, plan: Plan, flat: Sequence[Any], spec: Any) -> None:
         self.setting, self.subject, self.plan, self.flat, self.spec = setting, subject, plan, flat, spec
@@ -74,7 +74,7 @@ class Once:
         if isinstance(local, str):
             self.put_back()
             return Refusal(local)
-        if self.way:
+        if self.way is not None:
             self.plan.ways.add(self.way)
         norm.even_out(self.call)
         outputs = [v if how is None else self.leave(v, how) for v, how in zip(local.values, self.plan.outputs, strict=True)]
@@ -127,7 +127,7 @@ class Once:
         if local.spec != self.plan.spec:
             raise Unlike("its result has another structure than that of its first call")
         self.way, ways = local.way, self.plan.ways
-        self.new = bool(self.way and ways) and self.way not in ways and not self.comparing
+        self.new = self.way is not None and bool(ways) and self.way not in ways and not self.comparing
         if self.new:
             raise Unlike("it goes another way than it was tried")
         left = [state.get(self.subject.modules, place) for place in self.plan.state]

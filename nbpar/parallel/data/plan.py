@@ -15,7 +15,6 @@ from nbpar.parallel.data.state import Place
 
 MOST_CANDIDATES = 8
 MOST_SURPRISES = 3
-MOST_LENGTHS = 64  # that are looked at
 SAID = ("cuts", "outputs", "spec", "state", "draw_names", "draw_layouts", "python_draws", "reads", "writes")  # of a plan
 
 
@@ -39,8 +38,7 @@ class Plan:
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
     rows: how many were tried. counted: the sizes that it holds for, if it goes by the number or place of rows: all were tried then,
-    and later looks compare a whole call. answers: which way it took, by what it asked; ways: see `Ranks.way`. lengths: the
-    arguments' sizes so far, but for the rows.
+    and later looks compare a whole call. answers: which way it took, by what it asked; ways: see `Local.way`.
     verified: operators show that rows are apart. compared: numbers of rows of which a whole batch has been compared.
     fresh: looked at in this cell.
     """
@@ -58,8 +56,7 @@ class Plan:
     rows: int
     answers: tuple[bool, ...] = ()
     counted: tuple[int, ...] = ()
-    ways: set[int] = field(default_factory=set)
-    lengths: set[Any] = field(default_factory=set)
+    ways: set[int | None] = field(default_factory=set)
     verified: bool = False
     compared: set[int] = field(default_factory=set)
     fresh: bool = True
@@ -72,15 +69,6 @@ class Plan:
     def holds(self, rows: int) -> bool:
         """Whether a batch of so many rows may be split."""
         return self.verified or rows in self.compared
-
-    def length(self, flat: Sequence[Any]) -> Any:
-        cut = {(at, layout.dim) for at, layout in self.cuts}
-        shapes = ((at, value.shape) for at, value in enumerate(flat) if isinstance(value, Tensor))
-        return tuple([tuple([n for dim, n in enumerate(shape) if (at, dim) not in cut]) for at, shape in shapes])
-
-    def knows(self, flat: Sequence[Any]) -> bool:
-        """Whether a call with these sizes needs no look: with gradients its graph tells where a program goes by them."""
-        return torch.is_grad_enabled() or len(self.lengths) >= MOST_LENGTHS or not self.lengths or self.length(flat) in self.lengths
 
     def like(self, other: Plan) -> bool:
         """Whether both say the same of where rows are."""

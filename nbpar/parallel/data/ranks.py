@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from nbpar.comm import sum_over
-
-if TYPE_CHECKING:
-    from nbpar.parallel.data.gradients import Graph
+from nbpar.parallel.data.ways import Functions
 
 MEETING = 1  # the word of a rank that is inside a call; the end of a call has larger ones
 
@@ -59,13 +57,13 @@ class Ranks:
     def homes(self, values: Sequence[Any]) -> Any:
         """Where these values are, if not on every rank: what comes together must be in the same places."""
 
-    def alone(self, run: Callable[[], Any]) -> Any:
-        """Run what may fail on this rank's rows, and not on others'."""
-        return run()
-
-    def way(self, graph: Graph | None) -> int:
-        """Which way the program went in what was run `alone`: here, by the nodes of the graph that it made. 0 if not known."""
-        return hash(tuple(graph.names)) if graph else 0
+    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, Hashable]:
+        """Run what may fail on this rank's rows, and not on others'. Gives its result and, if watched, the way that it goes."""
+        if not watched:
+            return run(), None
+        with Functions() as functions:
+            result = run()
+        return result, tuple(functions.names)
 
     def together(self, run: Callable[[], Any]) -> Any:
         """Run what is the same on all ranks, and fails on all of them or on none."""

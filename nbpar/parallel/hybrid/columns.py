@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nbpar.parallel.data.gradients import Graph
 from nbpar.parallel.data.ranks import Ranks
 from nbpar.parallel.model.dispatch import Dispatch
 from nbpar.parallel.model.failures import together, worked_around
@@ -35,14 +34,10 @@ class Columns(Ranks):
     def homes(self, values: Sequence[Any]) -> Any:
         return [home(value) for value in values if isinstance(value, Tensor)]
 
-    def alone(self, run: Callable[[], Any]) -> Any:
+    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, Hashable]:
         with worked_around(self.dispatch), self.dispatch.recorded() as way:
             result = run()
-        self._way = hash(tuple(way))
-        return result
-
-    def way(self, graph: Graph | None) -> int:
-        return self._way
+        return result, tuple(way) if watched else None
 
     def together(self, run: Callable[[], Any]) -> Any:
         return together(self.dispatch, run)
