@@ -183,6 +183,42 @@ for _ in range(3):
     opt.step()
 """
 
+# When a line that mixes rows is come to: not in the first calls.
+LATER = """
+if self.at > 3: {line}
+if self.at % 3 == 2: {line}
+if self.at in (3, 5): {line}
+if x.shape[0] > 6: {line}
+if random.random() < 0.2: {line}
+if not torch.is_grad_enabled(): {line}
+if not self.training: {line}
+y = x; {line}; x = y + max(0, self.at - 3) * (x - y)
+y = x; {line}; x = torch.where(torch.tensor(self.at < 4), y, x)
+"""
+
+TRAIN_LATER = """
+outputs = []
+for at, n in enumerate((6, 6, 6, 5, 6, len(x), 5, len(x), 6)):
+    model.at = at
+    opt.zero_grad()
+    out = model(x[:n])
+    outputs.append(out.detach().clone())
+    loss = (out * (1 + torch.arange(out.numel()).view(out.shape) * 0.1)).mean()
+    if loss.requires_grad: loss.backward()
+    opt.step()
+    with torch.no_grad(): outputs.append(model(x[:n]).clone())
+"""
+
+
+def later(seed: int) -> Cell:
+    """A program of that number in which rows meet later, if at all."""
+    draw = random.Random(seed)
+    apart, mixing, guards = (text.strip().splitlines() for text in (APART, MIXING, LATER))
+    lines = draw.choices(apart, k=draw.randint(1, 4))
+    line = draw.choice([line for line in mixing if " if " not in line and "def " not in line])
+    lines.insert(draw.randint(0, len(lines)), draw.choice(guards).replace("{line}", line))
+    return written(seed, draw, [*lines, "x = torch.tanh(x)", "return x"], TRAIN_LATER)
+
 
 def program(seed: int) -> Cell:
     """The program of that number."""
@@ -193,8 +229,13 @@ def program(seed: int) -> Cell:
         if draw.random() < likely:
             lines.insert(draw.randint(0, len(lines)), draw.choice(mixing))
     lines += ["x = torch.tanh(x)", draw.choice(ends)]  # within bounds: what explodes shows rounding only
+    return written(seed, draw, lines, TRAIN)
+
+
+def written(seed: int, draw: random.Random, lines: list[str], train: str) -> Cell:
+    """The program whose model's forward is these lines."""
     shape = draw.choice([(6, D), (6, 4, D), (7, 4, D), (9, D), (12, 4, D)])
     setup = f"D = {D}\n" + MODULE.format(lines="\n".join(f"        {line}" for line in lines))
     setup += f"torch.manual_seed({seed})\nmodel = Model().train({draw.random() < 0.5})\nx = torch.randn{shape}\n"
     setup += "opt = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)\n"
-    return Cell(str(seed), setup, TRAIN)
+    return Cell(str(seed), setup, train)

@@ -60,7 +60,7 @@ def attempt(  # noqa: PLR0917
         versions = [(value, value._version) for value in entered if isinstance(value, Tensor) and not value.is_inference()]
         args, kwargs = tree_unflatten(entered, spec)
         with context.inside(call), watch or nullcontext():
-            output, way = call.ranks.alone(lambda: run(*args, **kwargs), watched=not call.trial and subject.watchable)
+            output, way = call.ranks.alone(lambda: run(*args, **kwargs), watched=not (call.trial or subject.compiled))
         found = Local(*flatten(output), None if way is None else hash(way))
         if any(tensor._version != version for tensor, version in versions):
             raise Unlike("it changes an argument in place")

@@ -154,6 +154,9 @@ class Splitter:
         if once.strayed:
             self.other_way(once, knowledge, key, batch_dim)
             return value
+        if once.new and not refusal:
+            found = self.other_branch(once, knowledge, key, batch_dim)
+            refusal = found if isinstance(found, Refusal) else None
         if refusal:
             knowledge.learn(key, refusal)
             self.say(once.subject, refusal)

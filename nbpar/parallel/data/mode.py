@@ -16,7 +16,7 @@ from torch.utils import checkpoint as checkpointing
 
 from nbpar.errors import OptionError, suggest
 from nbpar.parallel import api
-from nbpar.parallel.data import checkpoints, context, losses, norm, onehot, verdicts
+from nbpar.parallel.data import checkpoints, context, losses, norm, onehot, verdicts, ways
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.central import updated_on_root
 from nbpar.parallel.data.draws import READS
@@ -129,6 +129,7 @@ def patches(splitter: Splitter) -> Iterator[tuple[Any, str, Callable[[Any], Any]
     yield torch._C._nn, "nll_loss_nd", losses.counted
     yield torch.nn.functional, "_verify_batch_size", norm.of_all_ranks
     yield torch.nn.functional, "one_hot", onehot.unseen
+    yield torch.overrides, "has_torch_function", ways.unseen
     yield checkpointing, "_checkpoint_without_reentrant_generator", checkpoints.kept(splitter.report)
     yield checkpointing, "CheckpointFunction", checkpoints.reentrant(splitter.report)
     for name in READS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from nbpar.parallel.data.lazy import Lazy
 from nbpar.parallel.data.plan import Plan, Refusal
 from nbpar.parallel.data.structure import flatten, unflatten
 from nbpar.parallel.data.subject import Subject
+from nbpar.parallel.data.ways import Functions
+
+OTHERWISE = "rows mix: the whole batch gives another result than its rows"
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class Once:
             share, ranks, setting.gradients, reads_allowed=plan.reads, local_batchnorm=setting.local_batchnorm, plan=plan,
             answers=Answers(plan.answers) if ranks.all_here else None,
         )  # fmt: skip
-        holds = plan.holds(share.rows)
-        self.kept = state.State(subject.modules) if plan.state or not holds else None
-        self.streams = Streams.now() if plan.python_draws or not holds else None
+        self.kept = state.State(subject.modules) if plan.state or not plan.holds(share.rows) else None
+        self.attributes = state.Attributes(subject.modules) if self.kept is None else None
+        self.streams = Streams.now()
         self.torch_stream = torch.get_rng_state()
         self.weights = [weight.detach().clone() for weight in subject.parameters] if plan.writes else []
 
@@ -84,14 +87,20 @@ class Once:
     def compared(self, whole: Callable[[], Any]) -> tuple[Any, Refusal | None]:
         """What the whole call gives; and why its rows, tried without a trace of it, did not give the same. Collective."""
         tried = self.tried()
-        value = whole()
+        with Functions() if self.call.ranks.all_here and not self.subject.compiled else nullcontext() as functions:
+            value = whole()
+        ways = {self.way, functions and hash(tuple(functions.names))} - {None}
+        self.new = bool(self.plan.ways) and not ways <= self.plan.ways
+        self.plan.ways |= ways
         if isinstance(tried, Refusal):
             return value, tried
         with self.setting.checking(self.subject, self.flat):
             left = self.kept.left().tensors if self.kept else {}
             wanted = [*flatten(value)[0], *(left.get(place) for place in self.plan.state)]
-            fine = all(self.call.ranks.objects(len(tried) == len(wanted) and all(map(alike, tried, wanted))))
-        return value, None if fine else Refusal("rows mix: the whole batch gives another result than its rows")
+            fine = len(tried) == len(wanted) and all(map(alike, tried, wanted))
+            every = self.call.ranks.objects((fine, self.new))
+        self.new = any(new for _, new in every)
+        return value, None if all(fine for fine, _ in every) else Refusal(OTHERWISE)
 
     def tried(self) -> list[Any] | Refusal:
         """Outputs and state of the call on this rank's rows, put together. Everything is as before."""
@@ -145,10 +154,9 @@ class Once:
                 state.put(self.subject.modules, place, leave(value, how, self.call))
 
     def put_back(self) -> None:
-        if self.kept:
-            self.kept.put_back()
-        if self.streams:
-            self.streams.put_back()
+        if kept := self.kept or self.attributes:
+            kept.put_back()
+        self.streams.put_back()
         torch.set_rng_state(self.torch_stream)
         for weight, value in zip(self.subject.parameters, self.weights, strict=False):
             weight.data.copy_(value)

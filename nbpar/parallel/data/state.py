@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 OWN = ("_parameters", "_modules", "_buffers")
 CONTAINERS = (list, dict, set, collections.deque)
 PLAIN = (bool, int, float, str)
+TORCHS = frozenset(vars(nn.Module()))  # attributes that every module has
 QUICK = frozenset((*CONTAINERS, collections.OrderedDict))
 
 
@@ -100,6 +101,25 @@ class State:
                 if value is not None and (tensor is not value or before is None or not equal(before, value)):
                     changed[Place(at, name)] = value
         return Left(changed, numbers, contained)
+
+
+class Attributes:
+    """Modules' attributes alone, by identity, and their own containers' contents: little work, for what is rarely put back."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.before = [(module, dict(vars(module)), _containers(module)) for module in modules]
+
+    def put_back(self) -> None:
+        for module, attributes, containers in self.before:
+            now = vars(module)
+            if not same_items(now, attributes) or any(not same_items(now[name], value) for name, value in containers.items()):
+                now.clear()
+                now.update({**attributes, **containers})
+
+
+def _containers(module: nn.Module) -> dict[str, Any]:
+    """A program's own; those of torch are its hooks, weights and parts."""
+    return {k: shallow(v) for k, v in vars(module).items() if isinstance(v, CONTAINERS) and k not in TORCHS}
 
 
 @dataclass(frozen=True)

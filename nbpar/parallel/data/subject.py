@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FAST = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)  # without gradients, where nobody watches
-
 
 class Subject:
     """run: the call itself, as it would be without this mode. modules, parameters: in an order that all ranks share.
 
+    compiled: whether a part is, which would be compiled anew where functions are watched.
     tried: rows that looks have put through it here, in units of the batches that they were of.
     """
 
@@ -28,18 +27,12 @@ class Subject:
         """Look at the module again: parts and parameters may have come or gone."""
         self.modules = list(self.module.modules()) if self.module is not None else []
         self.parameters = list(self.module.parameters()) if self.module is not None else []
-        self._compiled = any("_orig_mod" in module._modules for module in self.modules)
-        self._fast = any(isinstance(module, FAST) for module in self.modules)
+        self.compiled = any("_orig_mod" in module._modules for module in self.modules)
         self.place = {id(parameter): at for at, parameter in enumerate(self.parameters)}
 
     @property
     def training(self) -> bool:
         return self.module is not None and self.module.training
-
-    @property
-    def watchable(self) -> bool:
-        """Whether it does the same while functions are watched: what is compiled would be compiled anew."""
-        return not self._compiled and (torch.is_grad_enabled() or not self._fast)
 
     @property
     def name(self) -> str:

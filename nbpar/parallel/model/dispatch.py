@@ -89,6 +89,7 @@ class Dispatch(TorchFunctionMode):
         operands = [args[0]] if name == "__get__" else tensors((args, kwargs))
         if not operands:
             return func(*args, **kwargs)
+        self.note(name)
         if name in table.VALUE:
             self.reads += 1
         if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -98,7 +99,6 @@ class Dispatch(TorchFunctionMode):
         if owners == {None}:
             return func(*args, **kwargs)
         channel().operations += 1
-        self.note(name)
         if name == "__get__":
             return special.get_property(func, args[0])
         return self._run(Call(func, name, args, kwargs, operands))

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nbpar.parallel.data.draws import Streams
-from nbpar.parallel.data.state import CONTAINERS, OWN, put_entries, same_items, shallow
+from nbpar.parallel.data.state import CONTAINERS, OWN, Attributes, put_entries, same_items, shallow
 
 from .unit import HOOKS
-
-TORCHS = frozenset(vars(nn.Module()))  # attributes that every module has
 
 
 class Whole(Exception):
@@ -38,25 +35,16 @@ class Before:
     """A model as it is before a call, to be put back. Of its weights and buffers it is seen only whether they are written to."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._parts = [(part, dict(vars(part)), _containers(part)) for part in module.modules()]
-        held = chain.from_iterable((*part._parameters.values(), *part._buffers.values()) for part, _, _ in self._parts)
+        parts = list(module.modules())
+        self._attributes, self._streams = Attributes(parts), Streams.now()
+        held = chain.from_iterable((*part._parameters.values(), *part._buffers.values()) for part in parts)
         self._versions = [(value, value._version) for value in held if value is not None and not value.is_inference()]
-        self._streams = Streams.now()
 
     def put_back(self) -> bool:
         """Whether all is as it was."""
         self._streams.put_back()
-        for part, attributes, containers in self._parts:
-            now = vars(part)
-            if not same_items(now, attributes) or any(not same_items(now[name], value) for name, value in containers.items()):
-                now.clear()
-                now.update({**attributes, **containers})
+        self._attributes.put_back()
         return all(value._version == version for value, version in self._versions)
-
-
-def _containers(part: nn.Module) -> dict[str, Any]:
-    """A program's own; those of torch are its hooks, weights and parts."""
-    return {k: shallow(v) for k, v in vars(part).items() if isinstance(v, CONTAINERS) and k not in TORCHS}
 
 
 @contextmanager
