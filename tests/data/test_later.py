@@ -21,7 +21,6 @@ MODES: dict[str, tuple[int, str, dict[str, Any]]] = {
     "model --how tensor": (2, "model", {"how": "tensor"}),
     "hybrid --mesh 2x2": (4, "hybrid", {"mesh": "2x2"}),
     "hybrid --mesh 2x2 --micro 2": (4, "hybrid", {"mesh": "2x2", "micro": 2}),
-    "hybrid --mesh 2x2 --how tensor": (4, "hybrid", {"mesh": "2x2", "how": "tensor"}),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -27,6 +27,10 @@ class ShardColumns(Ranks):
     @property
     def kind(self) -> Any:
         return self.mesh, "tensor"
+
+    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, Hashable]:
+        """Not watched: what gathers shards calls functions too, and not the same in every call."""
+        return run(), None
 
     def parts(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return [_part(tensor) for tensor in tensors]
