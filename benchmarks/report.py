@@ -1,7 +1,7 @@
 """docs/comparison.md: `python -m benchmarks --report`.
 
-What was measured is kept in build/comparison, a file a topic and tool, so that a report that was cut off goes on. A figure that
-cannot be had is a line with the reason; nothing is filled in.
+What was measured is kept in build/comparison, a file a topic and tool, so that a report that was cut off goes on; there too is the
+page until it is whole. A figure that cannot be had is a line with the reason; nothing is filled in.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(*, fresh: bool = False) -> int:
     results: dict[str, dict[str, Any]] = {name: {tool.name: NOT_YET for tool in TOOLS} for name in TOPICS}
     for name, topic in TOPICS.items():
         results[name] = {tool.name: measured(name, topic, tool) for tool in TOOLS}
-        PAGE.write_text(page(results, {**began, "after": None}), encoding="utf-8")
+        (KEPT / PAGE.name).write_text(page(results, {**began, "after": None}), encoding="utf-8")
     after = kept("machine-after", lambda: {"after": cores()})
     PAGE.write_text(page(results, {**began, **after}), encoding="utf-8")
     print(PAGE.relative_to(ROOT))

@@ -107,6 +107,24 @@ def test_an_error_of_one_rank_is_the_error_of_one_process(ranks: list[dict[str, 
         assert len(lines) == 1 and "runs whole on every rank" in lines[0]
 
 
+@program
+def given_dropout_between_cells() -> list[dict[str, int]]:
+    """What a look finds changed is no other branch: the model is another."""
+    model, x = nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.0), nn.Linear(5, 2)), torch.randn(20, 5)
+    calls = []
+    for p in (0.0, 0.5, 0.0):
+        model[1].p = p
+        with mode("data", {}, {}) as report:
+            for _ in range(3):
+                model(x).sum().backward()
+        calls.append(report.details["calls"]["Sequential"])
+    return calls
+
+
+def test_a_model_that_is_changed_between_cells_is_split_again(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["given_dropout_between_cells"] for rank in ranks] == [[{"split": 3}] * 3] * 2
+
+
 class Counts(nn.Module):
     """Notes how many rows it is called with. way: what becomes of them."""
 

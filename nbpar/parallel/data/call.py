@@ -119,10 +119,9 @@ class Splitter:
         if look and plan.counted:
             plan.compared.clear()
         elif look and not self.still(subject, flat, spec, plan):
-            found = self.anew(plan, knowledge, key, self.check(subject, flat, spec, batch_dim))
-            if isinstance(found, Refusal):
-                return self.whole(subject, found, args, kwargs)
-            plan = found
+            plan = knowledge.learn(key, self.check(subject, flat, spec, batch_dim))
+            if isinstance(plan, Refusal):
+                return self.whole(subject, plan, args, kwargs)
         self.gradients.active = True
         for _ in range(MOST_WAYS):
             once = Once(self.setting, subject, plan, flat, spec)
@@ -171,15 +170,11 @@ class Splitter:
         return knowledge.take(key, found or self.check(once.subject, once.flat, once.spec, batch_dim, once.strayed))
 
     def other_branch(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
-        """The program has gone another way: the call is checked as if it was the first."""
-        answers = once.call.answers
+        """The program has gone another way: the call is checked as if it was the first, and both ways are known then."""
+        before, answers = once.plan, once.call.answers
         found = self.check(once.subject, once.flat, once.spec, batch_dim, answers.found if answers else ())
-        return self.anew(once.plan, knowledge, key, found, once.way)
-
-    def anew(self, before: Plan, knowledge: Knowledge, key: Any, found: Plan | Refusal, way: int | None = None) -> Plan | Refusal:
-        """What is known of this kind of call after another check. way: that it went since the one before."""
         if isinstance(found, Plan):
-            found.ways |= {*before.ways, way} - {None}
+            found.ways |= {*before.ways, once.way} - {None}
             if not found.like(before):
                 found = Refusal("it gives its rows now in one way, now in another")
             elif len(found.ways) > MOST_OTHERS:
