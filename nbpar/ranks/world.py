@@ -364,7 +364,7 @@ class World:
         return None
 
     def answers(self, timeout: float) -> Iterator[Message]:
-        """The same as `events` while no cell takes output, which is kept."""
+        """The same as `events`, up to `timeout` seconds, while no cell takes output, which is kept."""
         for message in self.events(timeout):
             if message.kind == "output":
                 self.note_output(message)
