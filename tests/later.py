@@ -114,6 +114,10 @@ WAYS = {
     "a part that is added zero times at first": ("torch.add(h, h.mean(0), alpha=max(0, self.at - 3))", "", STEPS),
     "a choice that is the same for all at first": ("torch.where(torch.tensor(self.at < 4), h, h - h.mean(0))", "", STEPS),
     "a loss that counts later": ("h", "", JOINED),
+    "along the rows, later": ("h - h.mean(0 if self.at > 3 else 1, keepdim=True)", "", STEPS),
+    "along the rows, later, in evaluation": ("F.softmax(h, dim=0 if self.at > 3 else 1)", "", EVALUATED),
+    "over time at first, then over the rows": ("h - h.flip(0 if self.at > 3 else 1)", "lengths = [5] * 8", TALKS),
+    "a column at first, then a row": ("h - h[slice(1) if self.at > 3 else (slice(None), slice(1))]", "", STEPS),
     "a layer that is left out at times": ("self.b(h) if self.at % 3 else h", "", STEPS),
     "a loop over time": ("looped(h)", LENGTHS, TALKS),
 }  # fmt: skip

@@ -196,6 +196,25 @@ y = x; {line}; x = y + max(0, self.at - 3) * (x - y)
 y = x; {line}; x = torch.where(torch.tensor(self.at < 4), y, x)
 """
 
+# Along which dimension a function works: d is the first one, that of the rows, when the other lines above would be come to.
+TURNED = """
+x = x - x.mean(d, keepdim=True)
+x = x.flip(d)
+x = x.roll(1, d)
+x = x.softmax(d)
+x = F.softmax(x, dim=d)
+x = x.cumsum(dim=d)
+x = x.sort(d).values
+x = F.normalize(x, dim=d)
+x = x - x.amax(dim=d, keepdim=True)
+x = x.cummax(d).values
+x = x + x.select(d, 0).unsqueeze(d)
+x = x - (x[:1] if d == 0 else x[..., :1])
+x = torch.cat([x, x], d).chunk(2, d)[0] + torch.cat(x.chunk(2, d)[::-1], d)
+x = x + x.std(d, keepdim=True)
+x = F.cosine_similarity(x, x.roll(1, -1), dim=d).unsqueeze(d) + x
+"""
+
 TRAIN_LATER = """
 outputs = []
 for at, n in enumerate((6, 6, 6, 5, 6, len(x), 5, len(x), 6)):
@@ -215,8 +234,12 @@ def later(seed: int) -> Cell:
     draw = random.Random(seed)
     apart, mixing, guards = (text.strip().splitlines() for text in (APART, MIXING, LATER))
     lines = draw.choices(apart, k=draw.randint(1, 4))
-    line = draw.choice([line for line in mixing if " if " not in line and "def " not in line])
-    lines.insert(draw.randint(0, len(lines)), draw.choice(guards).replace("{line}", line))
+    guard = draw.choice(guards)
+    if guard.startswith("if ") and draw.random() < 0.4:
+        guard, line = "d = 0 " + guard.replace(": {line}", " else -1; {line}"), draw.choice(TURNED.strip().splitlines())
+    else:
+        line = draw.choice([line for line in mixing if " if " not in line and "def " not in line])
+    lines.insert(draw.randint(0, len(lines)), guard.replace("{line}", line))
     return written(seed, draw, [*lines, "x = torch.tanh(x)", "return x"], TRAIN_LATER)
 
 

@@ -15,7 +15,12 @@ from tests.ranks import run_ranks
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("ranks", "count", "mode", "options"),
-    [(2, 100, "data", {}), (2, 100, "model", {"micro": 3}), (4, 24, "hybrid", {"mesh": "2x2", "micro": 2})],
+    [
+        (2, 100, "data", {}),
+        (2, 100, "model", {"micro": 3}),
+        (4, 24, "hybrid", {"mesh": "2x2", "micro": 2}),
+        (4, 24, "hybrid", {"mesh": "2x2", "how": "tensor"}),
+    ],
 )
 def test_programs_that_mix_rows_later_are_equal_or_refused(ranks: int, count: int, mode: str, options: dict[str, Any]) -> None:
     cells = {str(seed): later(seed) for seed in range(count)}

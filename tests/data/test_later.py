@@ -21,6 +21,7 @@ MODES: dict[str, tuple[int, str, dict[str, Any]]] = {
     "model --how tensor": (2, "model", {"how": "tensor"}),
     "hybrid --mesh 2x2": (4, "hybrid", {"mesh": "2x2"}),
     "hybrid --mesh 2x2 --micro 2": (4, "hybrid", {"mesh": "2x2", "micro": 2}),
+    "hybrid --mesh 2x2 --how tensor": (4, "hybrid", {"mesh": "2x2", "how": "tensor"}),
 }
 
 
@@ -41,5 +42,8 @@ def test_equal_to_one_process(mode: str, name: str) -> None:
 def test_what_keeps_rows_apart_is_split_all_the_same(name: str) -> None:
     for every in outcomes("data"):
         assert every[name].details["calls"]["M"]["split"] == 8, every[name].details
+    for every in outcomes("hybrid --mesh 2x2 --how tensor"):
+        calls = every[name].details["calls"]["M"]  # those that are compared are new ways: without operators' word, by their values
+        assert calls["split"] + calls["compared"] == 8 and calls["split"] >= 4, every[name].details
     for mode in ("model --micro 4", "hybrid --mesh 2x2 --micro 2"):
         assert not any("whole" in line for every in outcomes(mode) for line in every[name].lines), outcomes(mode)[0][name].lines

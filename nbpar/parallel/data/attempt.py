@@ -61,7 +61,7 @@ def attempt(  # noqa: PLR0917
         args, kwargs = tree_unflatten(entered, spec)
         with context.inside(call), watch or nullcontext():
             output, way = call.ranks.alone(lambda: run(*args, **kwargs), watched=not (call.trial or subject.compiled))
-        found = Local(*flatten(output), None if way is None else hash(way))
+        found = Local(*flatten(output), way)
         if any(tensor._version != version for tensor, version in versions):
             raise Unlike("it changes an argument in place")
         words = [word((str(found.spec), call.ranks.homes(found.values), *accept(found))), trace(subject, found, start, call)]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils import checkpoint as checkpointing
 
 from nbpar.errors import OptionError, suggest
-from nbpar.parallel import api
-from nbpar.parallel.data import checkpoints, context, losses, norm, onehot, verdicts, ways
+from nbpar.parallel import api, ways
+from nbpar.parallel.data import checkpoints, context, losses, norm, onehot, verdicts
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.central import updated_on_root
 from nbpar.parallel.data.draws import READS

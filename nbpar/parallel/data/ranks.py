@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nbpar.comm import sum_over
-from nbpar.parallel.data.ways import Functions
+from nbpar.parallel.ways import Functions
 
 MEETING = 1  # the word of a rank that is inside a call; the end of a call has larger ones
 
@@ -32,6 +32,7 @@ class Ranks:
 
     column = 0
     doubles = True  # whether weights can be shown in float64
+    by_functions = True  # whether these show which way a program goes
     all_here = True  # whether each rank holds all weights, and sees what writes to them
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -54,16 +55,20 @@ class Ranks:
         """What this rank holds of these tensors."""
         return tensors
 
+    def total(self, tensor: Tensor) -> float:
+        """The sum of its values, the same for the same values."""
+        return float(tensor.detach().sum())
+
     def homes(self, values: Sequence[Any]) -> Any:
         """Where these values are, if not on every rank: what comes together must be in the same places."""
 
-    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, Hashable]:
+    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, int | None]:
         """Run what may fail on this rank's rows, and not on others'. Gives its result and, if watched, the way that it goes."""
         if not watched:
             return run(), None
         with Functions() as functions:
             result = run()
-        return result, tuple(functions.names)
+        return result, functions.way
 
     def together(self, run: Callable[[], Any]) -> Any:
         """Run what is the same on all ranks, and fails on all of them or on none."""

@@ -70,10 +70,10 @@ class Subject:
             show()
             yield show
 
-    def fingerprint(self, *, values: bool) -> list[tuple[int, float]]:
-        """Changes when a weight is replaced or shows other memory; with `values` also when it is written to."""
+    def fingerprint(self, total: Callable[[Tensor], float] | None) -> list[tuple[int, float]]:
+        """Changes when a weight is replaced or shows other memory; with its `total` also when it is written to."""
         weights = list(self.module.parameters()) if self.module is not None else []
-        return [(id(weight), float(weight.detach().sum()) if values else weight.data_ptr()) for weight in weights]
+        return [(id(weight), total(weight) if total else weight.data_ptr()) for weight in weights]
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

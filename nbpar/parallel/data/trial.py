@@ -197,8 +197,8 @@ class Trial:
         show_afresh: puts the weights right, should the call write to them; None where it is known not to.
         """
         kept, streams = State(self.subject.modules), Streams.now()
-        values = not self.ranks.all_here
-        before = self.subject.fingerprint(values=values) if show_afresh else None
+        total = None if self.ranks.all_here else self.ranks.total
+        before = self.subject.fingerprint(total) if show_afresh else None
         writes = Writes(self.subject.parameters)
 
         def put_back() -> bool:
@@ -206,7 +206,7 @@ class Trial:
             torch.clear_autocast_cache()  # it knows weights by name, not by value; and where it is full, fewer operators run
             kept.put_back()
             streams.put_back()
-            written = show_afresh is not None and (writes.seen or self.subject.fingerprint(values=values) != before)
+            written = show_afresh is not None and (writes.seen or self.subject.fingerprint(total) != before)
             if show_afresh and written:
                 show_afresh()
             return written

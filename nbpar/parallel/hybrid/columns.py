@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from nbpar.plan.mesh import Mesh
 class Columns(Ranks):
     """The ranks that hold the same stage, one for each replica. A value of another stage is meta on all of them."""
 
-    all_here = False
+    all_here = by_functions = False
     dispatch: Dispatch
 
     def __init__(self, mesh: Mesh, group: dist.ProcessGroup) -> None:
@@ -34,10 +34,10 @@ class Columns(Ranks):
     def homes(self, values: Sequence[Any]) -> Any:
         return [home(value) for value in values if isinstance(value, Tensor)]
 
-    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, Hashable]:
+    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, int | None]:
         with worked_around(self.dispatch), self.dispatch.recorded() as way:
             result = run()
-        return result, tuple(way) if watched else None
+        return result, hash(tuple(way)) if watched else None
 
     def together(self, run: Callable[[], Any]) -> Any:
         return together(self.dispatch, run)

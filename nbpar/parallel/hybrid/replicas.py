@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 from nbpar.parallel.data import context
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.subject import Subject
+from nbpar.parallel.model.channel import Channel
 from nbpar.parallel.model.micro import Known, Micro
 from nbpar.parallel.model.transfer import forget
 from nbpar.parallel.model.trial import Whole
 
 
 class Places(Protocol):
-    """A cell of the mode of the second axis."""
+    """A cell of the mode of the second axis. channel: what the ranks of a row say to each other."""
+
+    channel: Channel
 
     def place_before(self, module: nn.Module | None, args: Any, kwargs: Any) -> None:
         """Place what is about to be called, if it is new. None: a function, which may call anything."""
@@ -29,6 +33,12 @@ class Replicas(Splitter):
     """Layers are placed before a call is looked at: a trial works on them where they are."""
 
     session: Places = field(kw_only=True)
+
+    @contextmanager
+    def checking(self, subject: Subject, flat: Sequence[Any]) -> Iterator[None]:
+        """Replicas look at rows of their own, and need not look equally long."""
+        with super().checking(subject, flat), self.session.channel.uncounted():
+            yield
 
     def split(self, subject: Subject, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.session.place_before(subject.module, args, kwargs)

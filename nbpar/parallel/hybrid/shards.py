@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -28,12 +28,12 @@ class ShardColumns(Ranks):
     def kind(self) -> Any:
         return self.mesh, "tensor"
 
-    def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, Hashable]:
-        """Not watched: what gathers shards calls functions too, and not the same in every call."""
-        return run(), None
-
     def parts(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return [_part(tensor) for tensor in tensors]
+
+    def total(self, tensor: Tensor) -> float:
+        """Of the whole: a sum of shards is rounded by the way that it is split, which a call may change."""
+        return super().total(whole_of(tensor.detach()))
 
     def all_reduce(self, tensor: Tensor, name: str = "all-reduce") -> Tensor:
         if not isinstance(tensor, Sharded):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -55,6 +55,13 @@ class Channel:
         from nbpar.comm import moment  # begins MPI, which a kernel that rehearses a plan must not
 
         return moment(self._edges + (self.operations if self.stepping_since is None else self.stepping_since))
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What runs inside is at no moment of the cell: other rows of a mesh run something else, or nothing."""
+        before = self._edges, self.operations
+        yield
+        self._edges, self.operations = before
 
     @property
     def log(self) -> str:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from nbpar.errors import Unsupported
+from nbpar.parallel.ways import step
 
 from . import special, table
 from .channel import channel
@@ -89,7 +90,8 @@ class Dispatch(TorchFunctionMode):
         operands = [args[0]] if name == "__get__" else tensors((args, kwargs))
         if not operands:
             return func(*args, **kwargs)
-        self.note(name)
+        if self.way is not None:
+            self.way.append(step(name, args, kwargs))
         if name in table.VALUE:
             self.reads += 1
         if torch._C._functorch.peek_interpreter_stack() is not None:

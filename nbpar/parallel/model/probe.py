@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
+from nbpar.parallel.ways import step
 from nbpar.uncompiled import Mode
 
 from . import table
@@ -49,7 +50,7 @@ class Outline:
 class Recorder(TorchFunctionMode):
     """Notes what runs, and random draws. Those that cannot be repeated from shapes alone are refused."""
 
-    names: list[str] = field(default_factory=list)
+    steps: list[Hashable] = field(default_factory=list)
     draws: list[Callable[[], None]] = field(default_factory=list)
     inside: bool = False
 
@@ -58,7 +59,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        self.names.append(name)
+        self.steps.append(step(name, args, kwargs))
         if name in _MAKES_RANDOM or name in table.EVERYWHERE:
             raise Impure(f"it calls {name}")
         if name == "__set__":
@@ -114,7 +115,7 @@ def probe(module: nn.Module, leaves: Sequence[Any], tree: TreeSpec) -> Outline:
         raise Impure("it changes its input in place")
     sources = [leaf for leaf in inputs if isinstance(leaf, Tensor)] + list(parameters.values())
     outline = _outline(out, sources, [*sources, *buffers.values()], recorder.draws)
-    outline.way = hash(tuple(recorder.names))
+    outline.way = hash(tuple(recorder.steps))
     outline.changes = any(not value.is_inference() and value._version for value in buffers.values())
     return outline
 

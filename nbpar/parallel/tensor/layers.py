@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nbpar.parallel.patch import patched
+from nbpar.parallel.ways import as_one
 
 from .functions import Gather, Part, Spread, SumUp, Wrap, as_torch
 from .ranks import ranks
@@ -27,6 +28,7 @@ _linear, _embedding = F.linear, F.embedding
 _GATHERS = "_nbpar_gathers"
 
 
+@as_one("linear")
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     shards = layout(weight)
     if shards is None or weight.dim() != 2 or in_transform():
@@ -68,6 +70,7 @@ def _leave(output: Tensor, weight: Tensor, shards: Shards) -> Tensor:
 
 
 def _convolution(original: Callable[..., Tensor], dims: int) -> Callable[..., Tensor]:
+    @as_one(original.__name__)
     def convolution(  # noqa: PLR0917
         input: Tensor,
         weight: Tensor,
@@ -87,6 +90,7 @@ def _convolution(original: Callable[..., Tensor], dims: int) -> Callable[..., Te
     return convolution
 
 
+@as_one("embedding")
 def embedding(  # noqa: PLR0917
     input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None, norm_type: float = 2.0,
     scale_grad_by_freq: bool = False, sparse: bool = False,

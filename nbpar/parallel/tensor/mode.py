@@ -18,6 +18,7 @@ from nbpar.parallel.model.layers import nests
 from nbpar.parallel.model.session import in_backward, meet
 from nbpar.parallel.patch import patched
 from nbpar.parallel.report import Left, Report
+from nbpar.parallel.ways import as_one
 
 from .above import lists_may_hold_sharded
 from .layers import in_parallel
@@ -103,7 +104,7 @@ class Session:
                 mask = kwargs.get("src_key_padding_mask", args[2] if len(args) > 2 else None)
                 if nests(module, mask):
                     self.report.say(f"{type(module).__name__}, evaluated with src_key_padding_mask, runs whole on every rank")
-                    with whole_for_a_call(module):
+                    with as_one(type(module).__name__), whole_for_a_call(module):
                         return original(module, *args, **kwargs)
             return original(module, *args, **kwargs)
 
