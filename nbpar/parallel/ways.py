@@ -25,6 +25,7 @@ WITH_DIMENSIONS = """
 # By name, the place of the first argument that may say along which dimension a function works.
 ALONG = {**dict.fromkeys(WITH_DIMENSIONS.split(), 1), "einsum": 0, "tensordot": 0, "roll": 2}
 INDEXED = ("__getitem__", "__setitem__")
+SAYS_MORE = frozenset((*ALONG, *INDEXED))
 
 
 def step(name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Hashable:
@@ -58,7 +59,8 @@ class Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self.within:
-            self.steps.append(step(getattr(func, "__name__", ""), args, kwargs))
+            name = getattr(func, "__name__", "")
+            self.steps.append(step(name, args, kwargs) if name in SAYS_MORE else name)
         own = getattr(func, ORIGINAL, func)  # torch looks a method up by its name: what stands for it is running already
         return own(*args, **kwargs) if kwargs else own(*args)
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 import nbpar
 from nbpar.errors import OptionError, Unsupported
 from nbpar.parallel import api, mode
+from nbpar.parallel.data import check
 from nbpar.parallel.data.call import Splitter
 from nbpar.parallel.data.trial import Trial
 from nbpar.parallel.patch import patched as patching
@@ -169,6 +170,51 @@ def test_a_check_takes_few_rows_where_operators_are_known_and_else_one_forward(r
         few = [count for count in known if count != 20]
         assert len(few) == 4 and sum(few) <= 12, "four rows whole and two split, in the check and in one later look"
         assert sum(count for count in unknown if count not in (20, 40)) <= 20
+
+
+class Later(nn.Module):
+    """With more than eight rows the gradient of each depends on the others; its outputs do not show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.a(x))
+        if len(x) > 8:
+            h = h + h.roll(1, 0) - h.roll(1, 0).detach()
+        result: torch.Tensor = self.b(h)
+        return result
+
+
+def gradient_of_later() -> tuple[float, float, list[str]]:
+    """The largest difference of gradients from one process, the rows of the checks in forwards, and what was said."""
+    model, x = Later().double(), torch.randn(40, 5, dtype=torch.float64)
+    way = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None]
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        (model(x) * way).sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+
+    alone = gradient()
+    with mode("data", {}, {}) as report:
+        found = [gradient() for _ in range(3)][-1]  # at the first two calls it looks
+    return float((found - alone).abs().max()), report.details["check forwards"], report.lines
+
+
+@program
+def rows_that_decide_by_their_number() -> Any:
+    with patching(check, "ALL", lambda every: 5):
+        fewer = gradient_of_later()
+    return gradient_of_later(), fewer
+
+
+def test_a_program_that_goes_by_the_number_of_rows_needs_a_look_at_all_of_them(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        (difference, forwards, lines), (wrong, less, _) = rank["rows_that_decide_by_their_number"]
+        assert difference < 1e-12 and forwards < 2 and "runs whole" in lines[0], lines
+        assert wrong > 1e-3 and less < forwards, "a look at fewer rows would do"
 
 
 KNOWN = (

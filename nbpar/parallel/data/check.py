@@ -89,16 +89,18 @@ def glanced(trial: Callable[[int], Trial], size: int) -> Plan:
 def tried(trial: Callable[[int], Trial], size: int, precise: bool, *, every: bool) -> Plan:
     """A quick look at as few rows as ranks can share unevenly; where that leaves anything open, a thorough one. Raises Unlike.
 
-    every: at all rows, for a program that goes by their number or place.
+    every: one look at all rows, for a program that goes by their number or place.
     """
+    if every:
+        return trial(ALL).thorough()
     if precise:
         try:
-            return trial(ALL if every else size + 1).quick()
+            return trial(size + 1).quick()
         except Final:
             raise
         except Unlike:
             pass
-    return trial(ALL if every else 2 * size + 1).thorough()
+    return trial(2 * size + 1).thorough()
 
 
 def still(subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan, gradients: Gradients) -> bool:
