@@ -41,6 +41,7 @@ class M(nn.Module):
         super().__init__()
         self.a, self.b, self.c = nn.Linear(6, 8), Layer(8, 8), nn.Linear(8, 4)
         self.d = Acts(8, 8)
+        self.n = nn.BatchNorm1d(8)
         self.register_buffer("gate", torch.zeros(8))
     def forward(self, x, target=None):
         h = torch.tanh(self.a(x))
@@ -94,6 +95,13 @@ WAYS = {
     "a large batch otherwise, and a function of one's own": (
         "Same.apply(h if h.shape[0] < 100 else h - h.mean(0))", BATCHES, EVALUATED,
     ),
+    "a large batch otherwise, a function of one's own and BatchNorm": (
+        "Same.apply(self.n(h) if h.shape[0] < 100 else h - h.mean(0))", BATCHES, STEPS,
+    ),
+    "otherwise with another number of rows, with BatchNorm": (
+        "Same.apply(self.n(h if self.at != 4 else torch.exp(h)))", "sizes = [64, 64, 64, 64, 48, 64, 48]", STEPS,
+    ),
+    "BatchNorm, and a single row of a rank in the end": ("self.n(h)", "sizes = [64, 64, 5, 64, 3, 5, 64]", STEPS),
     "after some steps otherwise": ("h if self.at < 4 else h - h.mean(0)", "", STEPS),
     "every third step otherwise": ("h if self.at % 3 < 2 else h - h.mean(0)", "", STEPS),
     "sometimes otherwise, by chance": ("h if random.random() < 0.8 else h - h.mean(0)", "sizes = [64] * 20", STEPS),

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._pytree import tree_flatten
 
 from nbpar.parallel.data import context
@@ -235,8 +236,8 @@ class Splitter:
             if isinstance(value, Rows):
                 value.settle()
         try:
-            with uncollected():
-                yield
+            with uncollected(), _unsafe_preserve_version_counter(subject.held()):
+                yield  # all is put back: a graph that was made before may use what it saved
         finally:
             self.check_seconds += time.perf_counter() - began
             self.check_forwards, subject.tried = self.check_forwards + subject.tried, 0.0

@@ -30,6 +30,11 @@ class Subject:
         self.compiled = any("_orig_mod" in module._modules for module in self.modules)
         self.place = {id(parameter): at for at, parameter in enumerate(self.parameters)}
 
+    def held(self) -> tuple[Tensor, ...]:
+        """Parameters and buffers that count what is written to them."""
+        values = (value for module in self.modules for value in (*module._parameters.values(), *module._buffers.values()))
+        return tuple(value for value in values if value is not None and not value.is_inference())
+
     @property
     def training(self) -> bool:
         return self.module is not None and self.module.training

@@ -22,9 +22,9 @@ class Columns(Ranks):
     all_here = by_functions = False
     dispatch: Dispatch
 
-    def __init__(self, mesh: Mesh, group: dist.ProcessGroup) -> None:
-        super().__init__(group)
-        self.mesh = mesh
+    def __init__(self, mesh: Mesh, row: dist.ProcessGroup, column: dist.ProcessGroup) -> None:
+        super().__init__(column)
+        self.mesh, self.row = mesh, row
         _, self.column = mesh.place(dist.get_rank())
 
     @property
@@ -35,9 +35,11 @@ class Columns(Ranks):
         return [home(value) for value in values if isinstance(value, Tensor)]
 
     def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, int | None]:
+        if not watched:  # a look: what is given is read then, by all of a row or by none
+            return together(self.dispatch, run, self.row), None
         with worked_around(self.dispatch), self.dispatch.recorded() as way:
             result = run()
-        return result, hash(tuple(way)) if watched else None
+        return result, hash(tuple(way))
 
     def together(self, run: Callable[[], Any]) -> Any:
         return together(self.dispatch, run)

@@ -71,7 +71,7 @@ def layers_split(  # noqa: PLR0917
     """Each rank of a row holds some of the layers. Gives the ranks that share the rows of a batch, and what splits calls."""
     layers = parse(options)
     link = Channel(row, everyone=dist.group.WORLD)
-    ranks = Columns(mesh, column)
+    ranks = Columns(mesh, row, column)
     with splitting_layers(link, layers, namespace, report, options.get("failed")) as session:
         link.on_read, ranks.dispatch = read_remote, session.dispatch
         session.micro = Pieces(layers.micro, session.dispatch, report.say, session.cores)

@@ -36,9 +36,10 @@ class Replicas(Splitter):
 
     @contextmanager
     def checking(self, subject: Subject, flat: Sequence[Any]) -> Iterator[None]:
-        """Replicas look at rows of their own, and need not look equally long."""
+        """Replicas look at rows of their own, and need not look equally long. Copies of what was written to are dropped."""
         with super().checking(subject, flat), self.session.channel.uncounted():
             yield
+        forget()
 
     def split(self, subject: Subject, batch_dim: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.session.place_before(subject.module, args, kwargs)

@@ -46,15 +46,15 @@ def worked_around(dispatch: Dispatch) -> Iterator[None]:
         raise mine.first
 
 
-def together(dispatch: Dispatch, function: Callable[[], Any]) -> Any:
-    """function's result. If it fails, it fails on all ranks in lockstep. Collective."""
+def together(dispatch: Dispatch, function: Callable[[], Any], group: dist.ProcessGroup | None = None) -> Any:
+    """function's result. If it fails, it fails on all ranks of the group, by default all in lockstep. Collective."""
     result, failure = None, None
     try:
         with worked_around(dispatch):
             result = function()
     except Exception as error:
         failure = error
-    everyone = channel().everyone
+    everyone = group or channel().everyone
     texts: list[str] = [""] * dist.get_world_size(everyone)
     dist.all_gather_object(texts, f"{type(failure).__name__}: {failure}" if failure is not None else "", everyone)
     if failure is not None:

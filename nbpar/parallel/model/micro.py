@@ -65,7 +65,7 @@ class Micro:
         key = count, module.training, torch.is_grad_enabled(), self._kind(leaves, tree, rows)
         kinds = self._known.setdefault(module, {})
         if key not in kinds:
-            kinds[key] = Known(self._find(module, args, kwargs, pieces, run))
+            kinds[key] = Known(self._look(module, args, kwargs, pieces, run))
         known = kinds[key]
         if known.layout is not None and WEIGHT in known.layout and self._ignored(leaves):
             self.say(f"micro-batches: {type(module).__name__} is called whole where labels are negative: a loss may ignore them")
@@ -80,7 +80,7 @@ class Micro:
                 raise Unsupported(
                     f"{type(module).__name__} writes to its weights or buffers, as it did not before. Type `--micro 1`."
                 )
-            known.layout = self._find(module, args, kwargs, pieces, run) if len(known.ways) < MOST_WAYS else None
+            known.layout = self._look(module, args, kwargs, pieces, run) if len(known.ways) < MOST_WAYS else None
             known.ways |= ways
         if not self.count:
             self._paces[module].settle(1)
@@ -128,6 +128,11 @@ class Micro:
     def _kind(self, leaves: list[Any], tree: Any, rows: int) -> Any:
         """What a layout depends on. The number of rows too: a program may go by it."""
         return rows, tree, tuple(_kind(leaf, rows) for leaf in leaves)
+
+    def _look(self, *call: Any) -> list[int] | None:
+        """What `_find` says. What it runs is not part of the way that a program goes."""
+        with self.dispatch.recorded():
+            return self._find(*call)
 
     def _find(self, module: nn.Module, args: Any, kwargs: Any, pieces: list[Any], run: Call) -> list[int] | None:
         """How to join the pieces' outputs; None where they do not make the whole."""
