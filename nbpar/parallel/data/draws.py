@@ -24,7 +24,7 @@ from nbpar.parallel.data.layouts import Layout, Share
 from nbpar.parallel.data.memory import Writes, is_strided, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.rowwise import NEW, logged
-from nbpar.parallel.data.zeros import Rows
+from nbpar.parallel.data.zeros import Dependence
 from nbpar.parallel.model.table import READING_OPERATORS
 from nbpar.uncompiled import Mode
 
@@ -86,7 +86,7 @@ class Record(Mode):
         self.reads = self.reads_rows = False
         self.touched: list[Tensor] = []
         self._followed = followed
-        self.rows = Rows(rows, writes.tensors)
+        self.rows = Dependence(rows, writes.tensors)
 
     def read(self, tensor: Tensor, *, shares: bool = False) -> None:
         """shares: what Python gets is the tensor's memory, not a copy."""

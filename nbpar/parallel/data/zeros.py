@@ -26,7 +26,7 @@ ANY, ALL = torch._C.TensorBase.any, torch._C.TensorBase.all  # as they are outsi
 COUNTS = ("alpha", "value")  # numbers by which a part is multiplied that is added
 
 
-class Rows:
+class Dependence:
     """Which tensors depend on the rows of a call, by their memory; and whether a factor of one was zero that does not.
 
     weights: tensors that are no such factors.
@@ -76,7 +76,7 @@ class Rows:
 class Watch(Mode):
     """Tells `rows` what runs."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Dependence) -> None:
         super().__init__()
         self.rows = rows
 

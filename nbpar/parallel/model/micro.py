@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nbpar.errors import Unsupported
-from nbpar.parallel.data.zeros import HIDDEN, Rows, Watch
+from nbpar.parallel.data.zeros import HIDDEN, Dependence, Watch
 
 from .backward import Backward, near
 from .cores import Cores
@@ -220,7 +220,7 @@ class Micro:
 
 def _with_no_zeros(module: nn.Module, given: list[Tensor], run: Callable[[], Any]) -> Any:
     """run(). Raises Whole where a factor that is zero may hide something."""
-    rows = Rows(given, module.parameters())
+    rows = Dependence(given, module.parameters())
     with Watch(rows):
         result = run()
     if rows.hidden:
