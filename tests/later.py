@@ -41,7 +41,7 @@ class M(nn.Module):
         super().__init__()
         self.a, self.b, self.c = nn.Linear(6, 8), Layer(8, 8), nn.Linear(8, 4)
         self.d = Acts(8, 8)
-        self.n = nn.BatchNorm1d(8)
+        self.n, self.z = nn.BatchNorm1d(8), nn.Parameter(torch.zeros(()))
         self.register_buffer("gate", torch.zeros(8))
     def forward(self, x, target=None):
         h = torch.tanh(self.a(x))
@@ -97,6 +97,9 @@ WAYS = {
     ),
     "a large batch otherwise, a function of one's own and BatchNorm": (
         "Same.apply(self.n(h) if h.shape[0] < 100 else h - h.mean(0))", BATCHES, STEPS,
+    ),
+    "a large batch otherwise, which a weight of zero hides": (
+        "Same.apply(h) + (self.z * h.mean(0) if len(h) > 64 else 0)", BATCHES, STEPS,
     ),
     "otherwise with another number of rows, with BatchNorm": (
         "Same.apply(self.n(h if self.at != 4 else torch.exp(h)))", "sizes = [64, 64, 64, 64, 48, 64, 48]", STEPS,

@@ -18,12 +18,17 @@ WITH_DIMENSIONS = """
     all amax amin aminmax any argmax argmin argsort cat concat concatenate count_nonzero cummax cummin cumprod cumsum diff flip
     gather glu index_add index_copy index_fill index_select kthvalue log_softmax logcumsumexp logsumexp matrix_norm max mean
     median min mode movedim moveaxis nanmean nanmedian nanquantile nansum norm normalize permute prod quantile scatter scatter_add
-    scatter_reduce select softmax softmin sort squeeze stack std std_mean sum swapaxes swapdims take_along_dim topk transpose
-    unbind unflatten unique unique_consecutive unsqueeze var var_mean vector_norm
+    scatter_reduce softmax softmin sort squeeze stack std std_mean sum swapaxes swapdims take_along_dim topk transpose
+    unbind unique unique_consecutive unsqueeze var var_mean vector_norm
     batch_norm cosine_similarity gumbel_softmax instance_norm layer_norm pairwise_distance renorm
 """
-# By name, the place of the first argument that may say along which dimension a function works.
-ALONG = {**dict.fromkeys(WITH_DIMENSIONS.split(), 1), "einsum": 0, "tensordot": 0, "roll": 2}
+# By name, the arguments that may say along which dimension a function works.
+ALONG = {
+    **dict.fromkeys(WITH_DIMENSIONS.split(), slice(1, None)),
+    **dict.fromkeys(("select", "unflatten"), slice(1, 2)),
+    **dict.fromkeys(("einsum", "tensordot"), slice(0, None)),
+    "roll": slice(2, None),
+}
 INDEXED = ("__getitem__", "__setitem__")
 SAYS_MORE = frozenset((*ALONG, *INDEXED))
 
@@ -32,7 +37,7 @@ def step(name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Ha
     """One function of a way."""
     if name in ALONG:
         named = [(key, _constants(value)) for key, value in kwargs.items()] if kwargs else ()
-        return name, *map(_constants, args[ALONG[name] :]), *named
+        return name, *map(_constants, args[ALONG[name]]), *named
     return (name, _form(args[1])) if name in INDEXED else name
 
 
@@ -63,10 +68,6 @@ class Functions(TorchFunctionMode):
             self.steps.append(step(name, args, kwargs) if name in SAYS_MORE else name)
         own = getattr(func, ORIGINAL, func)  # torch looks a method up by its name: what stands for it is running already
         return own(*args, **kwargs) if kwargs else own(*args)
-
-    @property
-    def way(self) -> int:
-        return hash(tuple(self.steps))
 
 
 @contextmanager

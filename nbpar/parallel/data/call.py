@@ -155,7 +155,7 @@ class Splitter:
             self.other_way(once, knowledge, key, batch_dim)
             return value
         if once.new and not refusal:
-            found = self.other_branch(once, knowledge, key, batch_dim)
+            found = self.other_branch(once, knowledge, key, batch_dim, every=True)
             refusal = found if isinstance(found, Refusal) else None
         if refusal:
             knowledge.learn(key, refusal)
@@ -170,10 +170,15 @@ class Splitter:
             found = Refusal("it takes many ways, by what its tensors say (`if tensor`)")
         return knowledge.take(key, found or self.check(once.subject, once.flat, once.spec, batch_dim, once.strayed))
 
-    def other_branch(self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None) -> Plan | Refusal:
-        """The program has gone another way: the call is checked as if it was the first, and both ways are known then."""
+    def other_branch(
+        self, once: Once, knowledge: Knowledge, key: Any, batch_dim: int | None, *, every: bool = False
+    ) -> Plan | Refusal:
+        """The program has gone another way: the call is checked as if it was the first, and both ways are known then.
+
+        every: at all rows, as it may go this way only with so many.
+        """
         before, answers = once.plan, once.call.answers
-        found = self.check(once.subject, once.flat, once.spec, batch_dim, answers.found if answers else ())
+        found = self.check(once.subject, once.flat, once.spec, batch_dim, answers.found if answers else (), every)
         if isinstance(found, Plan):
             found.ways |= {*before.ways, once.way} - {None}
             if not found.like(before):
@@ -217,13 +222,19 @@ class Splitter:
             counts = self.counts[subject.name] = Counter()
         counts[what] += 1
 
-    def check(
-        self, subject: Subject, flat: Sequence[Any], spec: Any, batch_dim: int | None, answers: tuple[bool, ...] = ()
+    def check(  # noqa: PLR0917
+        self,
+        subject: Subject,
+        flat: Sequence[Any],
+        spec: Any,
+        batch_dim: int | None,
+        answers: tuple[bool, ...] = (),
+        every: bool = False,
     ) -> Plan | Refusal:
         subject.refresh()
         self.checks += 1
         with self.checking(subject, flat):
-            return check(subject, flat, spec, batch_dim, self.gradients, answers)
+            return check(subject, flat, spec, batch_dim, self.gradients, answers, every)
 
     def still(self, subject: Subject, flat: Sequence[Any], spec: Any, plan: Plan) -> bool:
         with self.checking(subject, flat):

@@ -38,8 +38,10 @@ def check(  # noqa: PLR0917
     batch_dim: int | None,
     gradients: Gradients,
     answers: tuple[bool, ...] = (),
+    every: bool = False,
 ) -> Plan | Refusal:
-    """A plan for calls of this kind, or why there is none. answers: known ones to what it asks of all rows. Collective.
+    """A plan for calls of this kind, or why there is none. answers: known ones to what it asks of all rows. every: what is tried
+    is tried at all rows. Collective.
 
     Ways to cut the arguments are glanced at in turn. What is not known is tried at once. Where rows meet in a known operator, it is
     likelier that rows are elsewhere than that values say otherwise: other ways come first.
@@ -62,7 +64,7 @@ def check(  # noqa: PLR0917
             if doubts[at].startswith(RAISES) or late == doubts[at].startswith(NEW):
                 continue
             try:
-                counted = sizes(flat) if doubts[at].startswith(COUNTED) else ()
+                counted = sizes(flat) if every or doubts[at].startswith(COUNTED) else ()
                 return replace(tried(trial, size, precise, every=bool(counted)), counted=counted)
             except Final as final:
                 return Refusal(str(final), REMEDY_ROWS)

@@ -22,7 +22,6 @@ from nbpar.parallel.data.lazy import Lazy
 from nbpar.parallel.data.plan import Plan, Refusal
 from nbpar.parallel.data.structure import flatten, unflatten
 from nbpar.parallel.data.subject import Subject
-from nbpar.parallel.ways import Functions
 
 OTHERWISE = "rows mix: the whole batch gives another result than its rows"
 
@@ -87,9 +86,9 @@ class Once:
     def compared(self, whole: Callable[[], Any]) -> tuple[Any, Refusal | None]:
         """What the whole call gives; and why its rows, tried without a trace of it, did not give the same. Collective."""
         tried = self.tried()
-        with Functions() if self.call.ranks.by_functions and not self.subject.compiled else nullcontext() as functions:
+        with nullcontext() if self.subject.compiled else self.call.ranks.watch() as way:
             value = whole()
-        ways = {self.way, functions and functions.way} - {None}
+        ways = {self.way, None if way is None else hash(tuple(way))} - {None}
         self.new = bool(self.plan.ways) and not ways <= self.plan.ways
         self.plan.ways |= ways
         if isinstance(tried, Refusal):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,7 +33,6 @@ class Ranks:
 
     column = 0
     doubles = True  # whether weights can be shown in float64
-    by_functions = True  # whether these show which way a program goes
     all_here = True  # whether each rank holds all weights, and sees what writes to them
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -66,9 +66,15 @@ class Ranks:
         """Run what may fail on this rank's rows, and not on others'. Gives its result and, if watched, the way that it goes."""
         if not watched:
             return run(), None
-        with Functions() as functions:
+        with self.watch() as way:
             result = run()
-        return result, functions.way
+        return result, hash(tuple(way))
+
+    @contextmanager
+    def watch(self) -> Iterator[list[Hashable]]:
+        """The way that a program goes inside, step by step."""
+        with Functions() as functions:
+            yield functions.steps
 
     def together(self, run: Callable[[], Any]) -> Any:
         """Run what is the same on all ranks, and fails on all of them or on none."""

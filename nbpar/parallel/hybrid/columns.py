@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from nbpar.plan.mesh import Mesh
 class Columns(Ranks):
     """The ranks that hold the same stage, one for each replica. A value of another stage is meta on all of them."""
 
-    all_here = by_functions = False
+    all_here = False
     dispatch: Dispatch
 
     def __init__(self, mesh: Mesh, row: dist.ProcessGroup, column: dist.ProcessGroup) -> None:
@@ -37,9 +38,13 @@ class Columns(Ranks):
     def alone(self, run: Callable[[], Any], *, watched: bool) -> tuple[Any, int | None]:
         if not watched:  # a look: what is given is read then, by all of a row or by none
             return together(self.dispatch, run, self.row), None
-        with worked_around(self.dispatch), self.dispatch.recorded() as way:
-            result = run()
-        return result, hash(tuple(way))
+        with worked_around(self.dispatch):
+            return super().alone(run, watched=watched)
+
+    @contextmanager
+    def watch(self) -> Iterator[list[Hashable]]:
+        with self.dispatch.recorded() as way:
+            yield way
 
     def together(self, run: Callable[[], Any]) -> Any:
         return together(self.dispatch, run)

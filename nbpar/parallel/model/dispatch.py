@@ -7,7 +7,7 @@ register.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,11 +62,11 @@ class Dispatch(TorchFunctionMode):
         self.on_change: Callable[[Any], None] | None = None  # told the results of what changes buffers
         self.failures: Failures | None = None  # while something is tried
         self.step: Step | None = None  # that an optimiser makes
-        self.way: list[Any] | None = None  # what runs, by name, while somebody wants to know
+        self.way: list[Hashable] | None = None  # what runs, by name, while somebody wants to know
         self._dtypes: dict[object, tuple[torch.dtype, ...]] = {}
 
     @contextmanager
-    def recorded(self) -> Iterator[list[Any]]:
+    def recorded(self) -> Iterator[list[Hashable]]:
         """The names of what runs inside, alike on all ranks: which way a program goes."""
         outer, self.way = self.way, []
         try:
@@ -74,7 +74,7 @@ class Dispatch(TorchFunctionMode):
         finally:
             self.way = outer
 
-    def note(self, what: Any) -> None:
+    def note(self, what: Hashable) -> None:
         if self.way is not None:
             self.way.append(what)
 
