@@ -126,6 +126,7 @@ WAYS = {
     "a choice that is the same for all at first": ("torch.where(torch.tensor(self.at < 4), h, h - h.mean(0))", "", STEPS),
     "a loss that counts later": ("h", "", JOINED),
     "along the rows, later": ("h - h.mean(0 if self.at > 3 else 1, keepdim=True)", "", STEPS),
+    "along the last dimension but one, later": ("h - h.mean(-2 if self.at > 3 else -1, keepdim=True)", "", STEPS),
     "along the rows, later, in evaluation": ("F.softmax(h, dim=0 if self.at > 3 else 1)", "", EVALUATED),
     "over time at first, then over the rows": ("h - h.flip(0 if self.at > 3 else 1)", "lengths = [5] * 8", TALKS),
     "a column at first, then a row": ("h - h[slice(1) if self.at > 3 else (slice(None), slice(1))]", "", STEPS),

@@ -44,7 +44,7 @@ def step(name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Ha
 def _constants(value: Any) -> Hashable:
     if isinstance(value, tuple | list):
         return tuple(map(_constants, value))
-    return value if isinstance(value, CONSTANTS) else "…"
+    return repr(value) if isinstance(value, CONSTANTS) else "…"  # not the number: -1 and -2 have one hash
 
 
 def _form(index: Any) -> Hashable:
