@@ -8,36 +8,44 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, get_testing_overrides
 
 from nbpar.parallel.patch import ORIGINAL
 
 PLAIN = (Tensor, nn.Parameter, type(None))
 CONSTANTS = (int, bool, str, type(None))
-WITH_DIMENSIONS = """
-    all amax amin aminmax any argmax argmin argsort cat concat concatenate count_nonzero cummax cummin cumprod cumsum diff flip
-    gather glu index_add index_copy index_fill index_select kthvalue log_softmax logcumsumexp logsumexp matrix_norm max mean
-    median min mode movedim moveaxis nanmean nanmedian nanquantile nansum norm normalize permute prod quantile scatter scatter_add
-    scatter_reduce softmax softmin sort squeeze stack std std_mean sum swapaxes swapdims take_along_dim topk transpose
-    unbind unique unique_consecutive unsqueeze var var_mean vector_norm
-    batch_norm cosine_similarity gumbel_softmax instance_norm layer_norm pairwise_distance renorm
-"""
-# By name, the arguments that may say along which dimension a function works.
-ALONG = {
-    **dict.fromkeys(WITH_DIMENSIONS.split(), slice(1, None)),
-    **dict.fromkeys(("select", "unflatten"), slice(1, 2)),
-    **dict.fromkeys(("einsum", "tensordot"), slice(0, None)),
-    "roll": slice(2, None),
-}
 INDEXED = ("__getitem__", "__setitem__")
-SAYS_MORE = frozenset((*ALONG, *INDEXED))
+# Parameters of torch's functions that say along which dimensions they work, or whether they take all rows together.
+DIMENSIONS = frozenset((
+    "dim", "dims", "axis", "axes", "dim0", "dim1", "dim2", "axis0", "axis1", "start_dim", "end_dim", "source", "destination",
+    "training", "use_input_stats", "batch_first",
+))  # fmt: skip
+# Functions of which torch's own list does not name them.
+REDUCING = ("argmax", "argmin", "count_nonzero", "logsumexp", "max", "min", "prod")
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+def along() -> dict[str, slice]:
+    """By name of a function, the arguments that are such parameters."""
+    found = {**dict.fromkeys(REDUCING, slice(1, None)), "einsum": slice(0, 1), "instance_norm": slice(5, 6)}
+    for function, like in get_testing_overrides().items():
+        code = like.__code__
+        parameters = code.co_varnames[: code.co_argcount]
+        at = [number for number, parameter in enumerate(parameters) if parameter in DIMENSIONS]
+        if at and function.__name__ != "tile":  # its `dims` are sizes
+            found[function.__name__] = slice(at[0], None if at[-1] == len(parameters) - 1 else at[-1] + 1)
+    return {**found, **dict.fromkeys(RECURRENT, slice(3, None))}
+
+
+ALONG = along()
 
 
 def step(name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Hashable:
     """One function of a way."""
-    if name in ALONG:
-        named = [(key, _constants(value)) for key, value in kwargs.items()] if kwargs else ()
-        return name, *map(_constants, args[ALONG[name]]), *named
+    where = ALONG.get(name)
+    if where is not None:
+        named = [(key, _constants(value)) for key, value in kwargs.items() if key in DIMENSIONS] if kwargs else ()
+        return name, *map(_constants, args[where]), *named
     return (name, _form(args[1])) if name in INDEXED else name
 
 
@@ -64,8 +72,7 @@ class Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self.within:
-            name = getattr(func, "__name__", "")
-            self.steps.append(step(name, args, kwargs) if name in SAYS_MORE else name)
+            self.steps.append(step(getattr(func, "__name__", ""), args, kwargs))
         own = getattr(func, ORIGINAL, func)  # torch looks a method up by its name: what stands for it is running already
         return own(*args, **kwargs) if kwargs else own(*args)
 
