@@ -41,7 +41,7 @@ class M(nn.Module):
         super().__init__()
         self.a, self.b, self.c = nn.Linear(6, 8), Layer(8, 8), nn.Linear(8, 4)
         self.d = Acts(8, 8)
-        self.n, self.z = nn.BatchNorm1d(8), nn.Parameter(torch.zeros(()))
+        self.n, self.z = NORM, nn.Parameter(torch.zeros(()))
         self.register_buffer("gate", torch.zeros(8))
     def forward(self, x, target=None):
         h = torch.tanh(self.a(x))
@@ -144,7 +144,16 @@ def model(x):
     h = torch.tanh(x @ a)
     return (h + gate * h.roll(1, 0)) @ b
 """
-CELLS = {name: Cell(name, SETUP.replace("WAY", way) + OPTIMISER + setup, train) for name, (way, setup, train) in WAYS.items()}
+
+
+def setting(way: str, norm: str = "nn.Identity()") -> str:
+    return SETUP.replace("WAY", way).replace("NORM", norm)
+
+
+CELLS = {
+    name: Cell(name, setting(way, "nn.BatchNorm1d(8)" if "self.n" in way else "nn.Identity()") + OPTIMISER + setup, train)
+    for name, (way, setup, train) in WAYS.items()
+}
 CELLS["a function with a tensor of zeros"] = Cell(
-    "a function", SETUP.replace("WAY", "h") + SPLIT, STEPS.replace("model.at", "gate[:]").replace("= at,", "= max(0, at - 3),")
+    "a function", setting("h") + SPLIT, STEPS.replace("model.at", "gate[:]").replace("= at,", "= max(0, at - 3),")
 )

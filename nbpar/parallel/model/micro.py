@@ -56,6 +56,13 @@ class Micro:
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
         """run(*args, **kwargs) is the model's call."""
+        with self.dispatch.recorded():  # what is done here besides is no part of the way that a program goes
+            result, ways = self._call(module, args, kwargs, run)
+        self.dispatch.note(frozenset(ways))
+        return result
+
+    def _call(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> tuple[Any, set[int]]:
+        """The call's result, and the ways that it went."""
         leaves, tree = tree_flatten((args, kwargs))
         rows = next((leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 0)
         count = self.count or self._quickest(module)
@@ -65,7 +72,7 @@ class Micro:
         key = count, module.training, torch.is_grad_enabled(), self._kind(leaves, tree, rows)
         kinds = self._known.setdefault(module, {})
         if key not in kinds:
-            kinds[key] = Known(self._look(module, args, kwargs, pieces, run))
+            kinds[key] = Known(self._find(module, args, kwargs, pieces, run))
         known = kinds[key]
         if known.layout is not None and WEIGHT in known.layout and self._ignored(leaves):
             self.say(f"micro-batches: {type(module).__name__} is called whole where labels are negative: a loss may ignore them")
@@ -75,12 +82,12 @@ class Micro:
             results, ways = self._made(module, pieces, run)
             if not self._strange(ways, known):
                 known.ways |= ways
-                return join(results, known.layout, _shares(rows, count))
+                return join(results, known.layout, _shares(rows, count)), ways
             if not before.put_back():
                 raise Unsupported(
                     f"{type(module).__name__} writes to its weights or buffers, as it did not before. Type `--micro 1`."
                 )
-            known.layout = self._look(module, args, kwargs, pieces, run) if len(known.ways) < MOST_WAYS else None
+            known.layout = self._find(module, args, kwargs, pieces, run) if len(known.ways) < MOST_WAYS else None
             known.ways |= ways
         if not self.count:
             self._paces[module].settle(1)
@@ -96,7 +103,6 @@ class Micro:
                 with self.dispatch.recorded() as way:
                     results.append(run(*a, **k))
                 ways.add(hash(tuple(way)))
-        self.dispatch.note(frozenset(ways))
         return results, ways
 
     def _strange(self, ways: set[int], known: Known) -> bool:
@@ -111,12 +117,11 @@ class Micro:
             self.say(f"micro-batches of {type(module).__name__}: {count} (measured a step, {measured})")
         return count
 
-    def _at_once(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> Any:
+    def _at_once(self, module: nn.Module, args: Any, kwargs: Any, run: Call) -> tuple[Any, set[int]]:
         self.cores.begin(module, 0, 1)
         with self.dispatch.recorded() as way:
             result = run(*args, **kwargs)
-        self.dispatch.note(frozenset([hash(tuple(way))]))
-        return result
+        return result, {hash(tuple(way))}
 
     def _enough(self, rows: int, count: int) -> bool:
         return rows >= count
@@ -128,11 +133,6 @@ class Micro:
     def _kind(self, leaves: list[Any], tree: Any, rows: int) -> Any:
         """What a layout depends on. The number of rows too: a program may go by it."""
         return rows, tree, tuple(_kind(leaf, rows) for leaf in leaves)
-
-    def _look(self, *call: Any) -> list[int] | None:
-        """What `_find` says. What it runs is not part of the way that a program goes."""
-        with self.dispatch.recorded():
-            return self._find(*call)
 
     def _find(self, module: nn.Module, args: Any, kwargs: Any, pieces: list[Any], run: Call) -> list[int] | None:
         """How to join the pieces' outputs; None where they do not make the whole."""
