@@ -146,14 +146,11 @@ def model(x):
 """
 
 
-def setting(way: str, norm: str = "nn.Identity()") -> str:
-    return SETUP.replace("WAY", way).replace("NORM", norm)
+def setting(way: str) -> str:
+    return SETUP.replace("WAY", way).replace("NORM", "nn.BatchNorm1d(8)" if "self.n(" in way else "nn.Identity()")
 
 
-CELLS = {
-    name: Cell(name, setting(way, "nn.BatchNorm1d(8)" if "self.n" in way else "nn.Identity()") + OPTIMISER + setup, train)
-    for name, (way, setup, train) in WAYS.items()
-}
+CELLS = {name: Cell(name, setting(way) + OPTIMISER + setup, train) for name, (way, setup, train) in WAYS.items()}
 CELLS["a function with a tensor of zeros"] = Cell(
     "a function", setting("h") + SPLIT, STEPS.replace("model.at", "gate[:]").replace("= at,", "= max(0, at - 3),")
 )

@@ -34,7 +34,7 @@ def exact(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         cudnn: bool,
     ) -> Tensor:
         if input.is_meta and training and context.running is not None and input.numel() == input.shape[1]:
-            known = input.new_zeros(input.shape[1])  # where it is not, torch would divide by one value less, which is none
+            known = input.new_zeros(input.shape[1])  # of one value torch's kernel for shapes would take the variance, and fail
             return original(input, weight, bias, known, known, False, momentum, eps, cudnn)
         call = None if input.is_meta else context.running
         if call is not None and training and call.local_batchnorm and running_mean is not None and running_var is not None:
