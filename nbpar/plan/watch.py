@@ -99,7 +99,7 @@ class Watch:
         keeps, self._saved = tuple(dict.fromkeys(self._saved)), []
         if gives or keeps:
             within = tuple(layers for _, layers in self._calls)
-            first = changes or table.KINDS.get(name) in ("like", "cast")
+            first = changes or table.KINDS.get(name) in ("like", "cast", "shaped")
             taken, given = tuple(map(_value, takes)), tuple(map(_value, gives))
             self.operations.append(Operation(within, taken, given, keeps, first, changes))
 

@@ -157,6 +157,56 @@ cell(
     why="AdamW divides by the root of squared gradients",
 )
 cell("cnn with batchnorm and dropout", IMAGES + CNN + SGD, STEPS)
+cell(
+    "mlp with batchnorm", ROWS + """
+model = nn.Sequential(
+    nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4),
+)
+""" + SGD, STEPS,
+)  # fmt: skip
+cell(
+    "table of numbers and categories, schedulers", ROWS + """
+codes = torch.randint(0, 5, (13 * 5, 3))
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.columns = nn.ModuleList(nn.Embedding(5, 3) for _ in range(3))
+        self.norm = nn.BatchNorm1d(6)
+        self.body = nn.Sequential(nn.Linear(15, 16), nn.GELU(), nn.Linear(16, 4))
+
+    def forward(self, codes, x):
+        parts = [column(codes[:, i]) for i, column in enumerate(self.columns)]
+        return self.body(torch.cat([*parts, self.norm(x)], dim=1))
+
+model = Table()
+""" + SGD + """
+warm = torch.optim.lr_scheduler.OneCycleLR(opt, 0.2, total_steps=20)
+slow = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, patience=0)
+criterion = nn.CrossEntropyLoss(label_smoothing=0.1, weight=torch.tensor([1.0, 2.0, 0.5, 1.0]))
+best, kept = math.inf, None
+""",
+    """
+for epoch in range(2):
+    model.train()
+    for at in torch.randperm(52).split(13):
+        opt.zero_grad()
+        loss = criterion(model(codes[at], X[at]), y[at])
+        loss.backward()
+        opt.step()
+        warm.step()
+    model.eval()
+    with torch.no_grad():
+        logits = model(codes[52:], X[52:])
+        found, hits = criterion(logits, y[52:]).item(), (logits.argmax(1) == y[52:]).sum().item()
+    slow.step(found)
+    if found < best:
+        best, kept = found, copy.deepcopy(model.state_dict())
+    losses.append((loss.item(), found, hits, opt.param_groups[0]["lr"]))
+    print(f"epoch {epoch}: {found:.6f}, {hits} of 13")
+model.load_state_dict(kept)
+""",
+)  # fmt: skip
 cell("resnet", IMAGES + RESNET + SGD, STEPS)
 cell("transformer encoder", SEQUENCES + ENCODER + SGD, STEPS)
 cell(

@@ -27,7 +27,7 @@ from .early import Early
 from .failures import Failures, zeros
 from .home import owner, pinned, wrote
 from .late import Late
-from .operands import own, plain_number, plain_slices, tensors
+from .operands import numbers, own, plain_number, plain_slices, tensors
 from .remote import tell_size
 from .transfer import bring
 
@@ -133,14 +133,20 @@ class Dispatch(TorchFunctionMode):
             return special.like(func, name, args, kwargs)
         if kind == "cast":
             return special.cast(func, args, kwargs, call.operands[0])
+        if kind == "shaped":
+            return special.shaped(func, args, kwargs)
+        if kind == "each":
+            return special.each(func, args, kwargs, call.operands)
         return self._compute(call, kind)
 
     def _compute(self, call: Call, kind: str) -> Any:
         """Bring the operands to one rank, and run it there: really on that rank, on meta elsewhere."""
         changes = table.in_place(call.name) or table.asked_in_place(call.func, call.args, call.kwargs)
-        to = _place(call, changes)
+        leaves, tree = tree_flatten(_plain(call))
+        call.operands = [leaf for leaf in leaves if isinstance(leaf, Tensor)]  # not what is read: a view stays where it is
+        written = table.changed(call.func, call.name, call.args, call.kwargs)
+        to = _place(call, changes, written)
         here = to is None or channel().rank == to
-        leaves, tree = tree_flatten((_plain(call.name, call.args), {k: plain_number(k, v) for k, v in call.kwargs.items()}))
         sizes = call.args[1] if kind == "draw within" and is_packed(call.args) else None  # Python reads them
         leaves = [leaf if leaf is sizes else _there(leaf, to, here) for leaf in leaves]
         call.args, call.kwargs = tree_unflatten(leaves, tree)
@@ -157,7 +163,10 @@ class Dispatch(TorchFunctionMode):
             result = call.run() if self.failures is None else self.failures.run(call.run, lambda: _stand_in(call, to, changes))
         if torch.is_autocast_enabled(channel().device.type) and not changes:
             result = self._same_dtypes(call, result, to)
-        if call.name in table.CHANGES and self.on_change:
+        for value in written:
+            if owner(value) is None:
+                _tell(value, to)
+        if written and self.on_change:
             self.on_change(result)
         own(result, to, call.name, changes)
         if self.early:
@@ -175,21 +184,29 @@ class Dispatch(TorchFunctionMode):
         return tree_unflatten([leaf.to(next(told)) if isinstance(leaf, Tensor) else leaf for leaf in leaves], tree)
 
 
-def _place(call: Call, changes: bool) -> int | None:
-    """Where it runs: where the changed operand is, else where parameters are, else at the last of its operands."""
-    for position in table.CHANGES.get(call.name, ()):
-        if len(call.args) > position and isinstance(call.args[position], Tensor):
-            wrote(call.args[position])
+def _place(call: Call, changes: bool, written: list[Tensor]) -> int | None:
+    """Where it runs: where a changed operand is, else where parameters are, else at the last of its operands."""
+    for value in written:
+        wrote(value)
     target = call.operands[0] if changes else call.kwargs.get("out")
     if target is not None:
         if not isinstance(target, Tensor):
             raise Unsupported(f"torch's {call.name!r} with several out= tensors; assign its results instead")
         wrote(target)
         return owner(target)
-    fixed = {rank for value in call.operands if pinned(value) and (rank := owner(value)) is not None}
-    if len(fixed) > 1 and call.name in table.CHANGES:
+    fixed = {rank for value in (*written, *filter(pinned, call.operands)) if (rank := owner(value)) is not None}
+    if len(fixed) > 1 and written:
         raise Unsupported(f"{call.name}: its running statistics and its weights are on different ranks; --place them together")
-    return max(fixed or {rank for value in call.operands if (rank := owner(value)) is not None})
+    return max(fixed or {rank for value in call.operands if (rank := owner(value)) is not None}, default=None)
+
+
+def _tell(value: Tensor, rank: int) -> None:
+    """What a function wrote to a value that all ranks have was written on this rank."""
+    there = bring(value, rank).detach()
+    told = channel().broadcast(there, rank)
+    if channel().rank != rank or there.data_ptr() != value.data_ptr():
+        with torch.no_grad():
+            value.detach().copy_(told)
 
 
 def _draw(call: Call, kind: str) -> None:
@@ -199,11 +216,15 @@ def _draw(call: Call, kind: str) -> None:
         redraw_within(drawn_within(call.name, call.args, call.kwargs))
 
 
-def _plain(name: str, args: Any) -> Any:
-    """Positions that torch reads into Python."""
+def _plain(call: Call) -> tuple[Any, dict[str, Any]]:
+    """The arguments, with numbers in place of what torch reads into Python."""
+    name, args, kwargs = call.name, call.args, {key: plain_number(key, value) for key, value in call.kwargs.items()}
     if name in ("__getitem__", "__setitem__"):
-        return (args[0], plain_slices(args[1]), *args[2:])
-    return (args[0], *map(plain_slices, args[1:])) if name in ("narrow", "tensor_split") else args
+        args = (args[0], plain_slices(args[1]), *args[2:])
+    elif name in table.NUMBERED and len(call.operands) > 1:
+        args = (*args[:1], *numbers(args[1:]))
+        kwargs |= numbers({key: value for key, value in kwargs.items() if key not in table.SUBJECTS})
+    return args, kwargs
 
 
 def _there(leaf: Any, to: int | None, here: bool) -> Any:

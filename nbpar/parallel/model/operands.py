@@ -31,6 +31,8 @@ def tensors(thing: Any) -> list[Tensor]:
             todo.extend(reversed(item))
         elif type(item) is dict:
             todo.extend(reversed(item.values()))
+        elif type(item) is slice:
+            found.extend(bound for bound in (item.start, item.stop, item.step) if isinstance(bound, Tensor))
         elif not isinstance(item, _PLAIN):
             found.extend(leaf for leaf in tree_flatten(item)[0] if isinstance(leaf, Tensor))
     return found
@@ -75,3 +77,8 @@ def plain_slices(index: Any) -> Any:
         return slice(bound(part.start), bound(part.stop), bound(part.step)) if isinstance(part, slice) else part
 
     return tuple(map(plain, index)) if isinstance(index, tuple) else plain(index)
+
+
+def numbers(thing: Any) -> Any:
+    """Whole numbers that come as tensors are read into Python."""
+    return tree_map(lambda leaf: bring(leaf.detach(), None).tolist() if isinstance(leaf, Tensor) else leaf, thing)

@@ -53,6 +53,7 @@ def like(function: Function, name: str, args: Any, kwargs: Any) -> Any:
     model, *_ = args
     rank = owner(model)
     args = [bring(arg, rank) if isinstance(arg, Tensor) and arg is not model else arg for arg in args]
+    kwargs = {key: bring(value, rank) if isinstance(value, Tensor) else value for key, value in kwargs.items()}
     if rank is None or channel().rank == rank:
         return give(function(*args, **kwargs), rank)
     kwargs = {key: value for key, value in kwargs.items() if key != "device"}
@@ -69,12 +70,13 @@ def cast(function: Function, args: Any, kwargs: Any, value: Tensor) -> Any:
     name = getattr(function, "__name__", "")
     if name == "type" and len(args) + len(kwargs) == 1:
         return torch.empty(0, dtype=value.dtype, device=device_of(value)).type()
-    if rank is None:
-        return function(*on_all_ranks(args), **on_all_ranks(kwargs))
-    if channel().rank == rank:
-        return give(function(*args, **kwargs), rank)
     rest = [*args[1:], *(kwargs.get(key) for key in ("dtype", "other"))]
     kept = {key: kwargs[key] for key in ("copy", "memory_format") if key in kwargs}
+    if rank is None:
+        model = next(part for part in rest if isinstance(part, Tensor))
+        return value.to(device_of(model), model.dtype, **kept)
+    if channel().rank == rank:
+        return give(function(*args, **kwargs), rank)
     if name in ("cpu", "cuda", "pin_memory"):
         return value
     if name in ("to", "type", "type_as"):
@@ -84,6 +86,25 @@ def cast(function: Function, args: Any, kwargs: Any, value: Tensor) -> Any:
             raise Unsupported(".type('torch.…Tensor') on a value that one rank holds; use .to(dtype)")
         return give(value.to(dtype, **kept) if dtype or kept else value, rank)
     return give(function(*args, **kwargs), rank)
+
+
+def shaped(function: Function, args: Any, kwargs: Any) -> Any:
+    """Where the first operand is, so that what is written to a view is written to what it shows."""
+    return give(function(*args, **kwargs), owner(args[0]))
+
+
+def each(function: Function, args: Any, kwargs: Any, operands: list[Tensor]) -> Any:
+    """The same for each of several: results are where their operands are."""
+    owners = [owner(value) for value in operands]
+
+    def at(rank: int | None) -> Any:
+        there, named = tree_map(lambda leaf: bring(leaf, rank) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        return function(*there, **named)
+
+    made = {rank: at(rank) for rank in dict.fromkeys(owners)}
+    if len(owners) == 1 and (rank := owners[0]) is not None:
+        return own(made[rank], rank)
+    return tuple(give(made[rank][position], rank) for position, rank in enumerate(owners))
 
 
 def device_of(value: Tensor) -> torch.device:

@@ -80,8 +80,29 @@ EVERYWHERE = _names("""
     _pack_padded_sequence _pad_packed_sequence
 """)
 
-# Changes these operands, by position, beside giving a result.
-CHANGES = {"batch_norm": (1, 2), "instance_norm": (1, 2), "embedding": (1,), "embedding_bag": (1,)}
+# Takes whole numbers that may come as tensors: torch reads them into Python.
+NUMBERED = _names("""
+    narrow select tensor_split split chunk view reshape expand broadcast_to repeat tile roll unfold topk kthvalue
+""")
+
+SUBJECTS = _names("input self tensor out")  # their arguments that are tensors
+
+# A view of its first operand, or a copy, in the shape of the second, whose values do not matter.
+SHAPED = _names("expand_as view_as reshape_as")
+
+# A view of each operand, in a shape that all of them make.
+EACH = _names("broadcast_tensors meshgrid atleast_1d atleast_2d atleast_3d")
+
+# Changes these operands beside giving a result, if it is asked to: by which parameter, and what that is where it is not given.
+_STATISTICS, _WEIGHT = ("running_mean", "running_var"), ("weight",)
+CHANGES = {
+    "batch_norm": (_STATISTICS, "training", False),
+    "instance_norm": (_STATISTICS, "use_input_stats", True),
+    "embedding": (_WEIGHT, "max_norm", None),
+    "embedding_bag": (_WEIGHT, "max_norm", None),
+}
+_NORM = ("input", "weight", "bias", "running_mean", "running_var")
+_PARAMETERS = {torch.batch_norm: (*_NORM, "training"), torch.instance_norm: (*_NORM, "use_input_stats")}
 
 # Computes tensors from tensors; shapes depend on shapes alone. In place by the usual marks in the name.
 PLAIN = _names("""
@@ -97,10 +118,10 @@ PLAIN = _names("""
     addmv_ addr addr_ adjoint affine_grid affine_grid_generator alias_copy all amax amin aminmax angle any arccos
     arccos_ arccosh arccosh_ arcsin arcsin_ arcsinh arcsinh_ arctan arctan2 arctan2_ arctan_ arctanh arctanh_ argmax
     argmin argsort as_strided as_strided_copy as_strided_scatter asin asin_ asinh asinh_ atan atan2 atan2_ atan_ atanh
-    atanh_ atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d avg_pool3d baddbmm baddbmm_ batch_norm bilinear
+    atanh_ avg_pool1d avg_pool2d avg_pool3d baddbmm baddbmm_ batch_norm bilinear
     binary_cross_entropy binary_cross_entropy_with_logits bitwise_and bitwise_and_ bitwise_left_shift
     bitwise_left_shift_ bitwise_not bitwise_not_ bitwise_or bitwise_or_ bitwise_right_shift bitwise_right_shift_
-    bitwise_xor bitwise_xor_ block_diag bmm broadcast_tensors broadcast_to bucketize cartesian_prod cat cdist ceil
+    bitwise_xor bitwise_xor_ block_diag bmm broadcast_to bucketize cartesian_prod cat cdist ceil
     ceil_ celu celu_ chain_matmul channel_shuffle cholesky cholesky_inverse cholesky_solve chunk clamp clamp_
     clamp_max clamp_max_ clamp_min clamp_min_ clip clip_ column_stack complex concat concatenate conj conj_physical
     conj_physical_ constant_ constant_pad_nd contiguous conv1d conv2d conv3d conv_tbc conv_transpose1d
@@ -108,7 +129,7 @@ PLAIN = _names("""
     cosine_similarity count_nonzero cross cross_entropy cummax cummin cumprod cumprod_ cumsum cumsum_
     cumulative_trapezoid deg2rad deg2rad_ det detach detach_ detach_copy diag diag_embed diagflat diagonal
     diagonal_copy diagonal_scatter diff digamma digamma_ dirac_ dist div div_ divide divide_ dot dsplit dstack einsum
-    elu elu_ embedding embedding_bag eq eq_ erf erf_ erfc erfc_ erfinv erfinv_ exp exp2 exp2_ exp_ expand expand_as
+    elu elu_ embedding embedding_bag eq eq_ erf erf_ erfc erfc_ erfinv erfinv_ exp exp2 exp2_ exp_ expand
     expand_copy expm1 expm1_ eye_ fft_fft fft_fft2 fft_fftn fft_fftshift fft_hfft fft_hfft2 fft_hfftn fft_ifft
     fft_ifft2 fft_ifftn fft_ifftshift fft_ihfft fft_ihfft2 fft_ihfftn fft_irfft fft_irfft2 fft_irfftn fft_rfft
     fft_rfft2 fft_rfftn fill_ fill_diagonal_ fix fix_ flatten flip fliplr flipud float_power float_power_ floor floor_
@@ -130,7 +151,7 @@ PLAIN = _names("""
     logical_or_ logical_xor logical_xor_ logit logit_ logsumexp lp_pool1d lp_pool2d lp_pool3d lstm_cell lt lt_ lu
     lu_solve lu_unpack margin_ranking_loss masked_fill masked_fill_ masked_scatter masked_scatter_ matmul matrix_exp
     matrix_power max max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
-    max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d maximum mean median meshgrid min minimum mish mm
+    max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d maximum mean median min minimum mish mm
     mode moveaxis movedim mse_loss msort mul mul_ multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss
     multiply multiply_ mv mvlgamma mvlgamma_ nan_to_num nan_to_num_ nanmean nanmedian nanquantile nansum narrow
     narrow_copy native_channel_shuffle native_group_norm native_layer_norm native_norm ne ne_ neg neg_ negative
@@ -138,7 +159,7 @@ PLAIN = _names("""
     nuclear_norm ones_ orgqr ormqr outer pad pairwise_distance pdist permute permute_copy pinverse pixel_shuffle
     pixel_unshuffle poisson_nll_loss polar polygamma polygamma_ positive pow pow_ prelu prod put put_ qr quantile
     rad2deg rad2deg_ ravel real reciprocal reciprocal_ relu relu6 relu6_ relu_ remainder remainder_ renorm renorm_
-    repeat reshape reshape_as resolve_conj resolve_neg rms_norm rnn_relu_cell rnn_tanh_cell roll rot90 round round_
+    repeat reshape resolve_conj resolve_neg rms_norm rnn_relu_cell rnn_tanh_cell roll rot90 round round_
     row_stack rsqrt rsqrt_ rsub scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ searchsorted
     select select_copy select_scatter selu selu_ sgn sgn_ sigmoid sigmoid_ sign sign_ signbit silu sin sin_ sinc sinc_
     sinh sinh_ slice_copy slice_inverse slice_scatter slogdet smooth_l1_loss soft_margin_loss softmax softmax2d
@@ -160,7 +181,7 @@ PLAIN = _names("""
     transpose_copy trapezoid trapz triangular_solve tril tril_ triplet_margin_loss triplet_margin_with_distance_loss
     triu triu_ true_divide true_divide_ trunc trunc_ unbind unbind_copy unflatten unfold unfold_copy unsafe_chunk
     unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_ unsqueeze_copy upsample upsample_bilinear
-    upsample_nearest vander var var_mean vdot view view_as view_as_complex view_as_real view_as_real_copy view_copy
+    upsample_nearest vander var var_mean vdot view view_as_complex view_as_real view_as_real_copy view_copy
     vsplit vstack where xlogy xlogy_ zero_ zeros_
 """)
 
@@ -184,6 +205,8 @@ KINDS: dict[str, str] = {
         "draw": DRAW,
         "draw within": DRAW_WITHIN,
         "everywhere": EVERYWHERE,
+        "shaped": SHAPED,
+        "each": EACH,
     }.items()
     for name in names
 }
@@ -198,6 +221,17 @@ def in_place(name: str) -> bool:
     return name == "__setitem__" or (name.startswith("__i") if name.endswith("__") else name.endswith("_"))
 
 
+def changed(function: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The operands that this call changes beside giving a result."""
+    if name not in CHANGES:
+        return []
+    operands, switch, default = CHANGES[name]
+    given = {**dict(zip(_parameters(function), args, strict=False)), **kwargs}
+    if given.get(switch, default) in (None, False):
+        return []
+    return [value for operand in operands if isinstance(value := given.get(operand), Tensor)]
+
+
 def asked_in_place(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether this call changes its first operand as it says `inplace=True`."""
     position = _position_of_inplace(function)
@@ -205,9 +239,14 @@ def asked_in_place(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 
 
 @cache
-def _position_of_inplace(function: Any) -> int | None:
+def _parameters(function: Any) -> tuple[str, ...]:
     code = getattr(inspect.unwrap(function), "__code__", None)
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else _PARAMETERS.get(function, ())
+
+
+@cache
+def _position_of_inplace(function: Any) -> int | None:
+    names = _parameters(function)
     return names.index("inplace") if "inplace" in names else None
 
 

@@ -120,12 +120,11 @@ def _as(value: Tensor, other: Tensor) -> Tensor:
 
 
 def _cut(value: Tensor) -> None:
-    """Leave the graph: it holds the parameters, which cannot be replaced while it lives."""
-    if value.grad_fn is not None:
-        if value._is_view():
-            swap_tensors(value, value.detach())
-        else:
-            value.detach_()
+    """Leave the graph, which holds the parameters, and what it is a view of: what is held cannot be replaced."""
+    if value._is_view() and (value.grad_fn is not None or (is_split(value) and not value.requires_grad)):
+        swap_tensors(value, value.detach())
+    elif value.grad_fn is not None:
+        value.detach_()
 
 
 def _part(values: Sequence[Tensor], stay: Sequence[Any]) -> None:

@@ -31,6 +31,7 @@ def make_whole(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> None:
     sharded = [value for value in values if isinstance(value, Sharded)]
     if not sharded:
         return
+    sharded.sort(key=lambda value: not value._is_view())  # a view holds what it is a view of
     flags = [value.requires_grad for value in sharded]
     for value in values:
         if not isinstance(value, Sharded) and value.grad_fn is not None:
