@@ -21,7 +21,7 @@ from nbpar.parallel.data import context
 from nbpar.parallel.data.answers import Answers
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
-from nbpar.parallel.data.memory import Writes, is_strided, tensors
+from nbpar.parallel.data.memory import OUTSIDE, Own, Writes, is_strided, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.rowwise import NEW, logged
 from nbpar.parallel.data.zeros import Dependence
@@ -74,12 +74,15 @@ class Drawn:
 class Record(Mode):
     """Watches a whole call: keeps its draws, and notes whether Python reads a value that depends on the rows.
 
-    writes: to the weights. followed: operators are logged, and will say what depends on the rows: then `touched` is what was read.
-    answers: to what it asks of all rows.
+    own: what it may write to. writes: to the weights. followed: operators are logged, and will say what depends on the rows: then
+    `touched` is what was read. answers: to what it asks of all rows.
     """
 
-    def __init__(self, rows: Iterable[Tensor], writes: Writes, answers: Answers | None = None, *, followed: bool = False) -> None:
+    def __init__(
+        self, rows: Iterable[Tensor], own: Own, writes: Writes, answers: Answers | None = None, *, followed: bool = False
+    ) -> None:
         super().__init__()
+        self.own = own
         self.answers = answers
         self.draws: list[Drawn] = []
         self.writes = writes
@@ -111,11 +114,14 @@ class Record(Mode):
                 if is_strided(tensor):
                     self.read(tensor)
         if known.written:
+            if not self.own.has(function, args, kwargs):
+                raise RuntimeError(OUTSIDE)
             self.writes.see(function, args, kwargs)
             self.spare()
         if not self._followed:
             self.rows.before(function, args, kwargs, given)
         result = logged(function, args, kwargs, given)
+        self.own.made(function, given, result)
         if not self._followed:
             self.rows.after(given, result)
         if known.seeded and is_draw(function, args, kwargs):

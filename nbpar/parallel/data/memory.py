@@ -10,6 +10,9 @@ from torch import Tensor
 
 from nbpar.parallel.data.operators import operator
 
+OUTSIDE = "it writes to a tensor that is neither an argument nor a buffer of its: make it one with `register_buffer`"
+GIVES_BACK = "it returns an argument, or a view of one: of its rows that would be a copy; return a `.clone()`"
+
 
 def memory(tensors: Iterable[Tensor]) -> dict[int, Any]:
     """The tensors' storages by address, kept alive."""
@@ -31,6 +34,37 @@ class Writes:
 
     def holds(self, value: Any) -> bool:
         return is_strided(value) and value.untyped_storage()._cdata in self.storages
+
+
+class Own:
+    """The memory that a call may write to: its arguments', its modules' and what it makes."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._storages = memory(tensors)
+
+    def has(self, function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether an operator writes to nothing else."""
+        if function.namespace == "c10d" or operator(function).name == "resize_":  # ranks talk to each other meanwhile
+            return True
+        for at, name in operator(function).written:
+            given = args[at] if at < len(args) else kwargs.get(name)
+            if any(is_strided(value) and value.untyped_storage()._cdata not in self._storages for value in tensors(given)):
+                return False
+        return True
+
+    def made(self, function: Any, given: Iterable[Tensor], result: Any) -> None:
+        """An operator has run: what shares no memory with its arguments is new, and so is what Python has just made."""
+        before = memory(given) if operator(function).name != "lift_fresh" else {}
+        self._storages.update((key, storage) for key, storage in memory(tensors(result)).items() if key not in before)
+
+
+def show(values: Iterable[Any], others: Iterable[Any]) -> bool:
+    """Whether a tensor of the ones shows memory of the others, or would where they are."""
+
+    def places(values: Iterable[Any]) -> set[int]:
+        return {value.untyped_storage()._cdata for value in values if type(value) is Tensor and value.layout == torch.strided}
+
+    return not places(values).isdisjoint(places(others))
 
 
 def is_strided(value: Any) -> bool:

@@ -32,8 +32,12 @@ class Subject:
 
     def held(self) -> tuple[Tensor, ...]:
         """Parameters and buffers that count what is written to them."""
+        return tuple(value for value in self.tensors() if not value.is_inference())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Parameters and buffers."""
         values = (value for module in self.modules for value in (*module._parameters.values(), *module._buffers.values()))
-        return tuple(value for value in values if value is not None and not value.is_inference())
+        return (value for value in values if value is not None)
 
     @property
     def training(self) -> bool:

@@ -19,7 +19,7 @@ from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.draws import WRITES, Drawn, Record, Replay, Streams, Unlike
 from nbpar.parallel.data.gradients import Gradients, now
 from nbpar.parallel.data.layouts import How, Layout, Share, find, layouts, loose, plain, reduced, same, tolerance
-from nbpar.parallel.data.memory import Writes
+from nbpar.parallel.data.memory import GIVES_BACK, OUTSIDE, Own, Writes, show
 from nbpar.parallel.data.plan import Candidate, Plan
 from nbpar.parallel.data.rowwise import NEW, PLACES
 from nbpar.parallel.data.state import Place, State
@@ -235,13 +235,16 @@ class Trial:
         flat = copies(inputs)
         self.subject.tried += self.rows / self.candidate.rows
         answers = Answers(self.answers) if self.ranks.all_here else None
-        record = Record([flat[at] for at, _ in self.candidate.cuts], writes, answers, followed=self.follows)
+        own = Own((*(value for value in flat if isinstance(value, Tensor)), *self.subject.tensors()))
+        record = Record([flat[at] for at, _ in self.candidate.cuts], own, writes, answers, followed=self.follows)
         args, kwargs = tree_unflatten(flat, self.spec)
         objects, start = Arguments(args, kwargs, flat), now()
         try:
             with context.inside(None), context.watching(record), self.following(flat, record.touched) as steps, record:
                 output = self.ranks.together(lambda: self.subject.trial(*args, **kwargs))
         except Exception as error:
+            if OUTSIDE in str(error):  # seen before it was done, by one rank or all of them
+                raise Final(OUTSIDE) from None
             raise Unsuited(raised(error)) from None
         finally:
             changed = objects.put_back()
@@ -254,6 +257,8 @@ class Trial:
             raise kind("Python reads values of its rows (`.item()`, `if tensor`, a count): they would differ between ranks")
         if not self.ranks.all_here and (name := spec.strange):
             raise Final(f"it returns a {name}, which cannot be put together from rows of several stages")
+        if show(values, (flat[at] for at, _ in self.candidate.cuts)):
+            raise Final(GIVES_BACK)
         if any(bool(torch.isnan(v).all()) for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.numel()):
             raise Unsuited("its result is not a number")
         for value in values:

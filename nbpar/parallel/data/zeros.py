@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from nbpar.parallel.data.memory import is_elsewhere, is_strided, memory, tensors
+from nbpar.parallel.data.memory import OUTSIDE, Own, is_elsewhere, is_strided, memory, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.uncompiled import Mode
 
@@ -74,18 +74,21 @@ class Dependence:
 
 
 class Watch(Mode):
-    """Tells `rows` what runs."""
+    """Tells `rows` what runs. Raises RuntimeError before anything but `own` memory is written to."""
 
-    def __init__(self, rows: Dependence) -> None:
+    def __init__(self, rows: Dependence, own: Own) -> None:
         super().__init__()
-        self.rows = rows
+        self.rows, self.own = rows, own
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = tensors(args, kwargs)
+        if not self.own.has(function, args, kwargs):
+            raise RuntimeError(OUTSIDE)
         self.rows.before(function, args, kwargs, given)
         result = function(*args, **kwargs)
         self.rows.after(given, result)
+        self.own.made(function, given, result)
         return result
 
 

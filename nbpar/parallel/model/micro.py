@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nbpar.errors import Unsupported
+from nbpar.parallel.data.memory import GIVES_BACK, OUTSIDE, Own, show
 from nbpar.parallel.data.zeros import HIDDEN, Dependence, Watch
 
 from .backward import Backward, near
@@ -214,17 +215,21 @@ class Micro:
         except Whole:
             raise
         except Exception as error:
+            if OUTSIDE in str(error):
+                raise Whole(OUTSIDE) from None
             known = str(error).removeprefix("Whole: ")  # on another rank
             raise Whole(known if known != str(error) else f"a trial in pieces fails ({type(error).__name__}: {error})") from error
 
 
 def _with_no_zeros(module: nn.Module, given: list[Tensor], run: Callable[[], Any]) -> Any:
-    """run(). Raises Whole where a factor that is zero may hide something."""
+    """run(). Raises Whole where a factor that is zero may hide something, and where rows in pieces would be copies."""
     rows = Dependence(given, module.parameters())
-    with Watch(rows):
+    with Watch(rows, Own((*given, *module.parameters(), *module.buffers()))):
         result = run()
     if rows.hidden:
         raise Whole(HIDDEN)
+    if show(tensors(result), given):
+        raise Whole(GIVES_BACK)
     return result
 
 

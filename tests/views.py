@@ -1,4 +1,4 @@
-"""What is written to a view is written to what it shows, wherever its index, its bounds or its shape came from.
+"""What is written to a view is written to what it shows, wherever its index or its shape came from, and whoever made it.
 
 By name: lines of a training step that has `out = model(x)` and labels `t`, and what is made before the cell.
 """
@@ -110,8 +110,46 @@ CASES = {
 }  # fmt: skip
 
 
+PART = """
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l, self.seen, self.acc = nn.Linear(6, 4), [acc, torch.zeros(4)], acc
+        self.register_buffer("n", torch.zeros(4))
+    def forward(self, x): {forward}
+acc = torch.zeros(4)
+m = Part()
+"""
+OUTSIDE, GIVES_BACK = "neither an argument nor a buffer", "returns an argument, or a view of one"
+# Of a module: its forward, the lines, and with which words it is called whole where rows are split.
+OF_MODULES = {
+    "gives a view of its argument": (
+        "return x[:, :3], self.l(x.clone())", "z = x.clone()\np, o = m(z)\np.mul_(2)\n"
+        "loss = loss + o.mean() + z.sum() * out.mean()", GIVES_BACK,
+    ),
+    "gives its argument": (
+        "return x, self.l(x.clone())", "z = x.clone()\np, o = m(z)\np += 1\n"
+        "loss = loss + o.mean() + z.sum() * out.mean()", GIVES_BACK,
+    ),
+    "gives a view of a buffer": ("return self.n[:2], self.l(x)", "b, o = m(x)\nb += 1\nloss = loss + (o * m.n).mean()", ""),
+    "takes a tensor of the cell": ("return self.l(x) + self.acc", "loss = loss + m(x).mean()\nacc += 1", ""),
+    "writes to a tensor of the cell": (
+        "o = self.l(x); self.acc.add_(o.detach().mean(0)); return o", "loss = loss + (m(x) * acc).mean()", OUTSIDE,
+    ),
+    "writes to a tensor in its list": (
+        "o = self.l(x); self.seen[1][0] += o.detach().sum(); return o", "loss = loss + (m(x) * m.seen[1]).mean()", OUTSIDE,
+    ),
+    "writes to its buffer": ("o = self.l(x); self.n += 1; return o", "loss = loss + (m(x) * m.n).mean()", ""),
+    "writes to what it has made": (
+        "o = self.l(x); z = torch.tensor([[0.]]) + o; z[:, 0] = 1; return z", "loss = loss + m(x).pow(2).mean()", "",
+    ),
+}  # fmt: skip
+
+
 def _step(lines: str) -> str:
     return STEP.format(lines="\n".join(f"    {line}" for line in lines.splitlines()))
 
 
 CELLS = {name: Cell(name, SETUP + before, _step(lines)) for name, (lines, before) in CASES.items()}
+CELLS |= {name: Cell(name, SETUP + PART.format(forward=forward), _step(lines)) for name, (forward, lines, _) in OF_MODULES.items()}
+WHOLE = {name: words for name, (*_, words) in OF_MODULES.items()}
