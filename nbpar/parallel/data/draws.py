@@ -21,7 +21,7 @@ from nbpar.parallel.data import context
 from nbpar.parallel.data.answers import Answers
 from nbpar.parallel.data.context import Call, Stopped
 from nbpar.parallel.data.layouts import Layout, Share
-from nbpar.parallel.data.memory import OUTSIDE, Own, Writes, is_strided, tensors
+from nbpar.parallel.data.memory import Own, Writes, is_strided, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.parallel.data.rowwise import NEW, logged
 from nbpar.parallel.data.zeros import Dependence
@@ -114,8 +114,7 @@ class Record(Mode):
                 if is_strided(tensor):
                     self.read(tensor)
         if known.written:
-            if not self.own.has(function, args, kwargs):
-                raise RuntimeError(OUTSIDE)
+            self.own.guard(function, args, kwargs)
             self.writes.see(function, args, kwargs)
             self.spare()
         if not self._followed:

@@ -19,6 +19,11 @@ def memory(tensors: Iterable[Tensor]) -> dict[int, Any]:
     return {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in tensors if is_strided(tensor))}
 
 
+def targets(function: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an operator writes to."""
+    return tensors(*(args[at] if at < len(args) else kwargs.get(name) for at, name in operator(function).written))
+
+
 class Writes:
     """Notes whether operators write to some tensors' memory, whatever view of it they are given."""
 
@@ -28,9 +33,7 @@ class Writes:
         self.seen = False
 
     def see(self, function: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        for at, name in operator(function).written:
-            given = args[at] if at < len(args) else kwargs.get(name)
-            self.seen |= any(self.holds(value) for value in tensors(given))
+        self.seen |= any(map(self.holds, targets(function, args, kwargs)))
 
     def holds(self, value: Any) -> bool:
         return is_strided(value) and value.untyped_storage()._cdata in self.storages
@@ -42,15 +45,13 @@ class Own:
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._storages = memory(tensors)
 
-    def has(self, function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-        """Whether an operator writes to nothing else."""
+    def guard(self, function: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """An operator is about to run. Raises RuntimeError if it would write to anything else."""
         if function.namespace == "c10d" or operator(function).name == "resize_":  # ranks talk to each other meanwhile
-            return True
-        for at, name in operator(function).written:
-            given = args[at] if at < len(args) else kwargs.get(name)
-            if any(is_strided(value) and value.untyped_storage()._cdata not in self._storages for value in tensors(given)):
-                return False
-        return True
+            return
+        for value in targets(function, args, kwargs):
+            if is_strided(value) and value.untyped_storage()._cdata not in self._storages:
+                raise RuntimeError(OUTSIDE)
 
     def made(self, function: Any, given: Iterable[Tensor], result: Any) -> None:
         """An operator has run: what shares no memory with its arguments is new, and so is what Python has just made."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from nbpar.parallel.data.memory import OUTSIDE, Own, is_elsewhere, is_strided, memory, tensors
+from nbpar.parallel.data.memory import Own, is_elsewhere, is_strided, memory, tensors
 from nbpar.parallel.data.operators import operator
 from nbpar.uncompiled import Mode
 
@@ -83,8 +83,7 @@ class Watch(Mode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = tensors(args, kwargs)
-        if not self.own.has(function, args, kwargs):
-            raise RuntimeError(OUTSIDE)
+        self.own.guard(function, args, kwargs)
         self.rows.before(function, args, kwargs, given)
         result = function(*args, **kwargs)
         self.rows.after(given, result)
