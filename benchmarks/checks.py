@@ -7,8 +7,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.data import CNN, ROUNDS, WORKLOADS, Workload, prepared, rest
+from benchmarks.data import CNN, ROUNDS, WORKLOADS, Workload, prepared
 from benchmarks.harness import RANKS, Row
+from benchmarks.sides import rest
 
 PEER = "its forward in one process"
 FLOOR = "two forwards of a check's rows under an empty TorchDispatchMode, one agreement"

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness import RANKS, Row
+from benchmarks.harness import Row
+from benchmarks.sides import on_two_sides, rest
 
 ROUNDS = int(os.environ.get("NBPAR_BENCH_ROUNDS", "7"))
 WARM = 10  # steps of each way before the first round: checks and measurements of the mode are over by then
@@ -113,7 +114,7 @@ model = Tiny()
 x, y = torch.randn(16, 10, 8), torch.randint(0, 4, (16,))
 """,
         LOSS,
-        30,
+        100,
         against_gloo=False,
     ),
 )
@@ -121,49 +122,44 @@ x, y = torch.randn(16, 10, 8), torch.randint(0, 4, (16,))
 
 def rows() -> list[Row]:
     """All workloads, in one launch of ranks."""
-    from tests.ranks import run_ranks
-
+    nbpar, peers = on_two_sides(measure, list(WORKLOADS), timeout=500)
     table = []
-    for workload, figures in zip(WORKLOADS, run_ranks(RANKS, measure, list(WORKLOADS), timeout=500)[0], strict=True):
-        print(f"{workload.name}: {figures['details']}", file=sys.stderr)
-        ours = figures["ours"]
-        table.append(Row(workload.name, ours, "one process", figures["one"], "ms", workload.one))
-        table.append(Row(workload.name, ours, "DDP over gloo", figures["gloo"], "ms", "≥ 1×" if workload.against_gloo else ""))
+    for workload, ours, theirs in zip(WORKLOADS, nbpar, peers, strict=True):
+        print(f"{workload.name}: {ours['details']}", file=sys.stderr)
+        table.append(Row(workload.name, ours["ours"], "one process", theirs["one"], "ms", workload.one))
+        table.append(
+            Row(workload.name, ours["ours"], "DDP over gloo", theirs["gloo"], "ms", "≥ 1×" if workload.against_gloo else "")
+        )
         if workload.batchnorm:
-            table.append(Row(f"{workload.name}, --local-batchnorm", figures["local"], "DDP over gloo", figures["gloo"], "ms"))
-            table.append(Row(workload.name, ours, "DDP over gloo, statistics of the whole batch", figures["exact"], "ms"))
-            table.append(Row(workload.name, ours, "DDP over gloo, ranks meet at each statistic", figures["meets"], "ms"))
+            table.append(Row(f"{workload.name}, --local-batchnorm", ours["local"], "DDP over gloo", theirs["gloo"], "ms"))
+            for way, what in (("exact", "statistics of the whole batch"), ("meets", "ranks meet at each statistic")):
+                table.append(Row(workload.name, ours["ours"], f"DDP over gloo, {what}", theirs[way], "ms"))
     return table
 
 
-def measure(workloads: list[Workload]) -> list[dict[str, Any]]:
-    """On every rank: ms a step of each workload, by way. One process is rank 0 alone; the others wait."""
+def measure(ours: bool, gloo: Any, workloads: list[Workload]) -> list[dict[str, Any]]:
+    """On every rank: ms a step of each workload, by the ways of its side. One process is rank 0 alone; the others wait."""
     import torch.distributed as dist
-    from mpi4py import MPI
-    from torch.distributed.distributed_c10d import _update_default_pg
 
-    from nbpar import comm, heap
     from nbpar.parallel import mode
 
-    heap.keep()  # as nbpar's ranks do; the others have it too
-    comm.leave()
-    comm.join(MPI.COMM_WORLD, "gloo")
-    gloo = dist.group.WORLD
-    _update_default_pg(dist.new_group(backend="mpi"))
     rank, results = dist.get_rank(), []
     for workload in workloads:
-        namespaces = {way: prepared(workload, gloo if way in SCRIPTS else None, BATCHNORM.get(way)) for way in workload.ways}
+        here = [way for way in workload.ways if (way in OPTIONS) == ours]
+        namespaces = {way: prepared(workload, gloo if way in SCRIPTS else None, BATCHNORM.get(way)) for way in here}
         step = compile(f"opt.zero_grad()\nloss = {workload.loss}\nloss.backward()\nopt.step()\n", workload.name, "exec")
         figures: dict[str, Any] = {way: [] for way in namespaces}
 
         def timed(way: str, steps: int, step: Any = step, namespaces: Any = namespaces) -> float:
-            repeat(step, 1, namespaces[way])  # a cell's first call is looked at; the others are as warm
+            repeat(step, 1 + steps // 3, namespaces[way])  # not a cell's first call, nor with cold caches
             began = time.perf_counter()
             repeat(step, steps, namespaces[way])
             return time.perf_counter() - began
 
         def run(way: str, steps: int, namespaces: Any = namespaces, figures: Any = figures, timed: Any = timed) -> float:
             rest()
+            if way not in namespaces:
+                return 0.0
             if way not in OPTIONS:
                 return timed(way, steps) if way in SCRIPTS or rank == 0 else 0.0
             with mode("data", OPTIONS[way], namespaces[way]) as report:
@@ -172,11 +168,13 @@ def measure(workloads: list[Workload]) -> list[dict[str, Any]]:
                 figures["details"] = report.lines, report.details
             return seconds
 
-        for way in namespaces:
+        for way in workload.ways:
             run(way, max(WARM, 3 * workload.steps) if way in OPTIONS else 2)
         for _ in range(ROUNDS):
-            for way in namespaces:
-                figures[way].append(run(way, workload.steps) / workload.steps * 1e3)
+            for way in workload.ways:
+                seconds = run(way, workload.steps)
+                if way in figures:
+                    figures[way].append(seconds / workload.steps * 1e3)
         results.append(figures)
     return results
 
@@ -184,15 +182,6 @@ def measure(workloads: list[Workload]) -> list[dict[str, Any]]:
 def repeat(step: Any, times: int, namespace: dict[str, Any]) -> None:
     for _ in range(times):
         exec(step, namespace)
-
-
-def rest() -> None:
-    """A barrier that leaves the core to others."""
-    from mpi4py import MPI
-
-    request = MPI.COMM_WORLD.Ibarrier()
-    while not request.Test():
-        time.sleep(0.001)
 
 
 def prepared(workload: Workload, group: Any, batchnorm: Any = None) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.data import GPT, repeat, rest
+from benchmarks.data import GPT, repeat
 from benchmarks.harness import RANKS, Row
+from benchmarks.sides import on_two_sides, rest
 
 ROUNDS = int(os.environ.get("NBPAR_BENCH_ROUNDS", "7"))
 STEPS = 4  # in one round
@@ -43,12 +45,12 @@ ORDERS = {
 PLACES = {"first": 0, "a": 0, "b": 1, "last": 0}
 
 Figures = dict[str, list[float]]
+Ways = dict[str, Callable[[], Callable[[int], float]]]  # how each is made; that gives seconds of so many steps
 
 
 def rows() -> list[Row]:
-    from tests.ranks import run_ranks
-
-    pipelined, branches = run_ranks(RANKS, measure, timeout=150 * (ROUNDS + 1))[0]
+    nbpar, peers = on_two_sides(measure, timeout=150 * (ROUNDS + 1))
+    pipelined, *branches = ({**ours, **theirs} for ours, theirs in zip(nbpar, peers, strict=True))
     whole = "GPT, called whole"
     what, ours = f"GPT, {MICRO} micro-batches", pipelined["ours"]
     table = [Row(what, ours, "one process", pipelined["one"], "ms", TARGET)]
@@ -57,45 +59,45 @@ def rows() -> list[Row]:
     table.append(Row(what, ours, "the same pipeline by hand, mpi4py", pipelined["by hand"], "ms"))
     table.append(Row(whole, pipelined["ours, whole"], "one process", pipelined["one"], "ms"))
     table.append(Row(whole, pipelined["ours, whole"], "one process, all cores", pipelined["one, all cores"], "ms"))
-    for order, figures in branches.items():
+    for order, figures in zip(ORDERS, branches, strict=True):
         table.append(Row(f"two branches, {order}", figures["ours"], "one process", figures["one"], "ms", "≥ 1.5×"))
     return table
 
 
-def measure() -> tuple[Figures, dict[str, Figures]]:
-    """On every rank: ms a step, by way."""
+def measure(ours: bool, gloo: Any) -> list[Figures]:
+    """On every rank: ms a step by the ways of its side, of the GPT and then of the branches in each order."""
     import torch.distributed as dist
-    from mpi4py import MPI
-    from torch.distributed.distributed_c10d import _update_default_pg
 
-    from nbpar import comm
     from nbpar.ranks import machine
 
-    comm.leave()
-    comm.join(MPI.COMM_WORLD, "gloo")
-    groups = {"gloo": dist.group.WORLD, "mpi": dist.new_group(backend="mpi")}
-    _update_default_pg(groups["mpi"])
-    ways: dict[str, Callable[[int], float]] = {"one": alone(SETUP, LOSS), "ours": split(SETUP, LOSS, {"micro": MICRO})}
+    groups = {"gloo": gloo, "mpi": dist.group.WORLD}
+    ways: Ways = {"one": lambda: alone(SETUP, LOSS), "ours": lambda: split(SETUP, LOSS, {"micro": MICRO})}
     for name, group in groups.items():
         for schedule in ("GPipe", "1F1B"):
-            ways[f"{schedule} over {name}"] = pipeline(schedule, group)
-    ways["by hand"] = by_hand()
-    ways["ours, whole"] = split(SETUP, LOSS, {})
-    ways["one, all cores"] = alone(SETUP, LOSS, machine.cores())
-    branches = {}
-    for order, body in ORDERS.items():
-        setup, loss = BRANCHES.replace("{body}", body), "F.cross_entropy(model(x), y)"
-        branches[order] = in_turn({"one": alone(setup, loss), "ours": split(setup, loss, {"place": PLACES})})
-    return in_turn(ways), branches
+            ways[f"{schedule} over {name}"] = functools.partial(pipeline, schedule, group)
+    ways["by hand"] = by_hand
+    ways["ours, whole"] = lambda: split(SETUP, LOSS, {})
+    ways["one, all cores"] = lambda: alone(SETUP, LOSS, machine.cores())
+    figures = [in_turn(ways, ours)]
+    for body in ORDERS.values():
+        branches, loss = BRANCHES.replace("{body}", body), "F.cross_entropy(model(x), y)"
+        two: Ways = {
+            "one": functools.partial(alone, branches, loss),
+            "ours": functools.partial(split, branches, loss, {"place": PLACES}),
+        }
+        figures.append(in_turn(two, ours))
+    return figures
 
 
-def in_turn(ways: dict[str, Callable[[int], float]]) -> Figures:
-    """ms a step; the first round warms up and is dropped."""
-    figures: Figures = {way: [] for way in ways}
+def in_turn(ways: Ways, ours: bool) -> Figures:
+    """ms a step of this side's ways; the first round warms up and is dropped."""
+    here = {way: make() for way, make in ways.items() if way.startswith("ours") == ours}
+    figures: Figures = {way: [] for way in here}
     for _ in range(ROUNDS + 1):
-        for way, run in ways.items():
+        for way in ways:
             rest()
-            figures[way].append(run(STEPS) / STEPS * 1e3)
+            if way in here:
+                figures[way].append(here[way](STEPS) / STEPS * 1e3)
     return {way: times[1:] for way, times in figures.items()}
 
 
@@ -178,8 +180,11 @@ def by_hand() -> Callable[[int], float]:
     from mpi4py import MPI
     from torch.nn.functional import cross_entropy
 
+    from nbpar.comm import state
+
+    assert state.world is not None
     names, _ = prepared(SETUP, LOSS)
-    model, x, y, comm = names["model"], names["x"], names["y"], MPI.COMM_WORLD.Dup()
+    model, x, y, comm = names["model"], names["x"], names["y"], state.world.Dup()
     first, second = model.layers[:4], model.layers[4:]
     mine = (model.wte, model.wpe, first) if comm.rank == 0 else (second, model.ln, model.head)
     optimiser = torch.optim.SGD([value for part in mine for value in part.parameters()], lr=0.01)
