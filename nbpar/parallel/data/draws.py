@@ -41,7 +41,8 @@ def is_draw(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
         return False
     if "attention" in known.name:  # tagged, but at dropout 0 it draws nothing
         return bool(argument(function, "dropout_p", args, kwargs))
-    return True
+    # Seen under inference_mode, where torch does not take such operators apart.
+    return all(argument(function, name, args, kwargs) is not False for name in ("train", "training"))
 
 
 def on_meta(args: Any, kwargs: dict[str, Any]) -> bool:

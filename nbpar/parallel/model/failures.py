@@ -11,10 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nbpar.parallel.data.context import Stopped
+
 from .channel import channel
 
 if TYPE_CHECKING:
     from .dispatch import Dispatch
+
+OF_OTHERS = "it draws random numbers for other rows too"
 
 
 class Failures:
@@ -27,9 +31,9 @@ class Failures:
         """function's result; where it fails, what stands for it."""
         try:
             return function()
-        except Exception as error:
+        except (Exception, Stopped) as error:
             result = stand_in()
-            self.first = self.first or error
+            self.first = self.first or (error if isinstance(error, Exception) else RuntimeError(str(error) or OF_OTHERS))
             return result
 
 
