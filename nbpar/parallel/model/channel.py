@@ -60,8 +60,10 @@ class Channel:
     def uncounted(self) -> Iterator[None]:
         """What runs inside is at no moment of the cell: other rows of a mesh run something else, or nothing."""
         before = self._edges, self.operations
-        yield
-        self._edges, self.operations = before
+        try:
+            yield
+        finally:
+            self._edges, self.operations = before
 
     @property
     def log(self) -> str:
