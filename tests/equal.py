@@ -24,6 +24,7 @@ from nbpar import comm
 from nbpar.errors import Unsupported
 from nbpar.parallel import mode
 from nbpar.parallel.data.batch import Binder
+from nbpar.values.tensors import gradient_of
 from tests.bell import Bell
 from tests.cells import Cell
 
@@ -142,8 +143,8 @@ def left(namespace: dict[str, Any], ignore: tuple[str, ...] = ()) -> dict[str, A
 def numbers(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Tensor):
         yield name, value.detach().clone()
-        if value.is_leaf and value.grad is not None:
-            yield name + ".grad", value.grad.detach().clone()
+        if (grad := gradient_of(value)) is not None:
+            yield name + ".grad", grad.detach().clone()
     elif isinstance(value, np.ndarray) and value.dtype != object:
         yield name, torch.from_numpy(value.copy())
     elif isinstance(value, bool | int | float | str | None):

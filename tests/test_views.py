@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 
-from tests.equal import Outcome, run_all
-from tests.ranks import run_ranks
+from tests.equal import Outcome
+from tests.modes import MODES, run_in
 from tests.views import CELLS, WHOLE
-
-MODES: dict[str, tuple[int, str, dict[str, Any]]] = {
-    "data": (2, "data", {}),
-    "model": (2, "model", {}),
-    "model, 3 ranks": (3, "model", {}),
-    "model --micro 4": (2, "model", {"micro": "4"}),
-    "model --how tensor": (2, "model", {"how": "tensor"}),
-    "hybrid --mesh 2x2": (4, "hybrid", {"mesh": "2x2"}),
-    "hybrid --mesh 2x2 --micro 2": (4, "hybrid", {"mesh": "2x2", "micro": "2"}),
-}
 
 
 @cache
 def outcomes(mode: str) -> list[dict[str, Outcome]]:
-    size, name, options = MODES[mode]
-    return run_ranks(size, run_all, CELLS, name, options, timeout=300)
+    return run_in(mode, CELLS)
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -94,6 +94,11 @@ def seen(o: torch.Tensor) -> torch.Tensor:
     return _Others.by_id.get(id(o), o)
 
 
+def gradient_of(o: torch.Tensor) -> torch.Tensor | None:
+    """Its `.grad`, which torch gives with a warning where a tensor has none: of a leaf, or where `retain_grad()` asked for it."""
+    return o.grad if o.is_leaf or o.retains_grad else None
+
+
 class TensorKind(kinds.Kind):
     order = 1
     stays = True
@@ -104,7 +109,7 @@ class TensorKind(kinds.Kind):
             other.untyped_storage(),
             (other.dtype, other.storage_offset(), tuple(other.shape), other.stride()),
             other.requires_grad if other.is_leaf else None,
-            o.grad if o.is_leaf else None,
+            gradient_of(o),
             dict(other.__dict__),
             other.grad_fn,
         )
@@ -122,8 +127,9 @@ class TensorKind(kinds.Kind):
                 o.grad = None  # else a gradient of the old shape stands in the way
             if o.untyped_storage() is not storage or geometry != self.snap(o)[1]:
                 o.data = on_storage(storage, geometry)
-            if o.is_leaf and requires_grad is not None:
-                o.requires_grad_(requires_grad)
+            if o.is_leaf:
+                if requires_grad is not None:
+                    o.requires_grad_(requires_grad)
                 o.grad = grad
         o.__dict__.clear()
         o.__dict__.update(attributes)
@@ -131,8 +137,8 @@ class TensorKind(kinds.Kind):
     def children(self, o: torch.Tensor) -> Any:
         other = seen(o)
         yield other.untyped_storage()
-        if o.is_leaf and o.grad is not None:
-            yield o.grad
+        if (grad := gradient_of(o)) is not None:
+            yield grad
         yield type(other)
         yield from other.__dict__.values()
 

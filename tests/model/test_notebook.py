@@ -71,3 +71,13 @@ def test_an_interrupt_keeps_the_steps_done(notebook: Notebook) -> None:
     cell = notebook.collect(message, 20)
     assert cell.error == "KeyboardInterrupt" and "as they were before" not in cell.traceback
     assert notebook.value("opt.state[first]['step'].item()") > 10
+
+
+def test_a_gradient_that_was_retained_comes_home(notebook: Notebook) -> None:
+    notebook.run(SETUP)
+    backward = "h = model[0](x); h.retain_grad(); model[3](torch.relu(h)).sum().backward()"
+    notebook.run(f"{backward}\nexpected = h.grad")
+    for mode in ("data", "model", "model --how tensor"):
+        notebook.run(f"%%parallel {mode} -n 2\n{backward}")
+        assert notebook.value("(h.grad - expected).abs().max().item()") <= 1e-15, mode
+        assert notebook.value("h.grad is not expected")

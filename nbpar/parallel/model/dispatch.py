@@ -25,7 +25,7 @@ from .channel import channel
 from .draws import drawn_within, draws_nothing, is_packed, redraw, redraw_within
 from .early import Early
 from .failures import Failures, zeros
-from .home import owner, pinned, wrote
+from .home import owner, pinned, shared, wrote
 from .late import Late
 from .operands import numbers, own, plain_number, plain_slices, tensors
 from .remote import tell_size
@@ -89,7 +89,10 @@ class Dispatch(TorchFunctionMode):
             return special.register(func, *args)
         operands = [args[0]] if name == "__get__" else tensors((args, kwargs))
         if not operands:
-            return func(*args, **kwargs)
+            made = func(*args, **kwargs)
+            if name in table.FROM_MEMORY:
+                shared(made)
+            return made
         if self.way is not None:
             self.way.append(step(name, args, kwargs))
         if name in table.VALUE:
@@ -99,11 +102,21 @@ class Dispatch(TorchFunctionMode):
             return func(*args, **kwargs)
         owners = {owner(value) for value in operands}
         if owners == {None}:
+            self._changes(func, name, args, kwargs, operands)
             return func(*args, **kwargs)
         channel().operations += 1
         if name == "__get__":
             return special.get_property(func, args[0])
         return self._run(Call(func, name, args, kwargs, operands))
+
+    @staticmethod
+    def _changes(func: Function, name: str, args: Any, kwargs: dict[str, Any], operands: list[Tensor]) -> None:
+        """What all ranks have may have been copied to one where it is needed with its graph: that copy is stale then."""
+        if name in table.TO_MEMORY:
+            shared(operands[0])
+        elif table.may_write(func, name, args, kwargs):
+            for value in operands:
+                wrote(value)
 
     def _run(self, call: Call) -> Any:
         func, name, args, kwargs = call.func, call.name, call.args, call.kwargs

@@ -24,6 +24,7 @@ _PINNED = "_nbpar_pinned"
 _SPARE = "_nbpar_spare"
 _LOOSE = "_nbpar_loose"
 _COMING = "_nbpar_coming"
+_SHARED = object()
 _LAZY = (UninitializedParameter, UninitializedBuffer)  # isinstance is slow on these
 
 
@@ -134,8 +135,14 @@ def empty(shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype, devic
 
 def wrote(tensor: Tensor) -> None:
     """Say that this value changed, so that copies of it on other ranks are stale."""
+    if tensor.layout is torch.strided and getattr(storage := tensor.untyped_storage(), _STAMP, None) is not _SHARED:
+        setattr(storage, _STAMP, object())
+
+
+def shared(tensor: Tensor) -> None:
+    """Say that others than torch have this memory, and may write to it unseen: a copy is stale at once."""
     if tensor.layout is torch.strided:
-        setattr(tensor.untyped_storage(), _STAMP, object())
+        setattr(tensor.untyped_storage(), _STAMP, _SHARED)
 
 
 def stamp(tensor: Tensor) -> object:
@@ -145,7 +152,7 @@ def stamp(tensor: Tensor) -> object:
     if mark is None:
         mark = object()
         setattr(storage, _STAMP, mark)
-    return mark
+    return object() if mark is _SHARED else mark
 
 
 def expect(stand_in: Tensor, take: Callable[[], Tensor]) -> None:

@@ -16,7 +16,7 @@ from nbpar.parallel.inner import Inner, of_class
 
 from .channel import channel
 from .checkpoints import LINE, generator, reentrant
-from .home import give, owner
+from .home import give, owner, shared
 from .operands import own, tensors, value_of
 from .optimisers import group_as_on_one_device
 from .pure import Impure
@@ -44,6 +44,8 @@ def patched(call: Call, say: Callable[[str], None]) -> Iterator[None]:
         replace(torch.autograd, "backward", _without_mode)
         replace(torch.optim.Optimizer, "zero_grad", _dropped)
         replace(torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", lambda original: _checkpoint(original, say))
+        for name in ("from_numpy", "frombuffer"):
+            replace(torch, name, _of_shared_memory)
         for name in ("register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"):
             replace(nn.Module, name, _no_backward_hook)
         torch.compiler.set_stance("force_eager")
@@ -56,6 +58,15 @@ def _module_call(original: Callable[..., Any], call: Call) -> Callable[..., Any]
         return call(original, self, args, kwargs)
 
     return __call__
+
+
+def _of_shared_memory(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def made(*args: Any, **kwargs: Any) -> Tensor:
+        tensor = original(*args, **kwargs)
+        shared(tensor)
+        return tensor
+
+    return made
 
 
 def _pickled_whole(original: Callable[..., Any]) -> Callable[..., Any]:

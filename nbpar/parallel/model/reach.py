@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nbpar.values.rank_values import RankValues
 from nbpar.values.refs import RankRef
+from nbpar.values.tensors import gradient_of
 
 _LEAVES = (
     str, bytes, bytearray, int, float, complex, bool, type(None), type, np.ndarray, np.generic, ModuleType, CodeType, FrameType,
@@ -43,7 +44,7 @@ def reach(namespace: Mapping[str, Any], without: Iterable[str] = (), *, follow: 
 def _held(thing: Any, follow: bool) -> list[Any]:
     if isinstance(thing, Tensor):
         attributes = list(thing.__dict__.values())
-        return [thing.grad, *attributes] if thing.is_leaf and thing.grad is not None else attributes
+        return attributes if (grad := gradient_of(thing)) is None else [grad, *attributes]
     if isinstance(thing, Mapping):
         try:
             return [*thing.keys(), *thing.values()]

@@ -27,6 +27,7 @@ from torch.utils import swap_tensors
 
 from nbpar.errors import OptionError
 from nbpar.parallel.alone import together
+from nbpar.values.tensors import gradient_of
 
 from .home import empty, give, is_split, pin, unmarked
 from .layers import chain, divide, roots, sizes
@@ -149,7 +150,7 @@ def _names(values: Values) -> dict[int, str]:
 
 def _tensors(values: Values) -> list[Tensor]:
     found = [thing for thing in reach(dict(values), follow=False) if isinstance(thing, Tensor)]
-    gradients = {id(thing.grad) for thing in found if thing.is_leaf and thing.grad is not None}
+    gradients = {id(grad) for thing in found if (grad := gradient_of(thing)) is not None}
     return [thing for thing in found if id(thing) not in gradients]
 
 

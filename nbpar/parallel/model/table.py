@@ -41,6 +41,10 @@ READING_OPERATORS = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})
 FACTORY = _names("tensor as_tensor asarray scalar_tensor arange full linspace logspace")
 READ = VALUE | FACTORY
 
+# Others see the same memory: what is written to it there, torch does not see.
+TO_MEMORY = _names("numpy __array__ __dlpack__")
+FROM_MEMORY = _names("as_tensor asarray")  # and what `patches` replaces, of which a mode is not told
+
 # Writes a value as text, by the rank that holds it.
 SHOW = _names("__repr__ __format__ __str__")
 
@@ -219,6 +223,11 @@ def in_place(name: str) -> bool:
     if name in _NOT_IN_PLACE:
         return False
     return name == "__setitem__" or (name.startswith("__i") if name.endswith("__") else name.endswith("_"))
+
+
+def may_write(function: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether this call may change some operand."""
+    return in_place(name) or name in CHANGES or "out" in kwargs or asked_in_place(function, args, kwargs)
 
 
 def changed(function: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import swap_tensors
 
 from nbpar.errors import Unsupported
+from nbpar.values.tensors import gradient_of
 
 from .channel import agree, channel
 from .home import borrowed, fill, give, home, is_split, owner, release, spare_of
@@ -49,12 +50,12 @@ def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
     recurrent = [thing for thing in found if isinstance(thing, nn.RNNBase)]
     del found
     flags = [value.requires_grad for value in values]
-    _own_gradients(values)
+    gradients = _own_gradients(values)
     owned = [value for value in values if owner(value) is not None]
     for value in values:
-        _cut(value)
+        if value.grad_fn is not None or (value._is_view() and is_split(value) and not value.requires_grad):
+            cut(value)
     _part(owned, stay)
-    gradients = [(value, value.grad) for value in values if value.is_leaf and value.grad is not None]
     total = 0
     stuck: list[tuple[Tensor, Tensor]] = []
     with weak_lists_off(recurrent):
@@ -75,11 +76,12 @@ def make_whole(namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> int:
     return total
 
 
-def _own_gradients(values: Sequence[Tensor]) -> None:
-    """A gradient is where its tensor is: a backward pass does not say so."""
-    for value in values:
-        if value.is_leaf and value.grad is not None:
-            give(value.grad, home(value))
+def _own_gradients(values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """A gradient is where its tensor is: a backward pass does not say so. Gives those that have one, with it."""
+    pairs = [(value, gradient) for value in values if (gradient := gradient_of(value)) is not None]
+    for value, gradient in pairs:
+        give(gradient, home(value))
+    return pairs
 
 
 @contextmanager
@@ -119,12 +121,20 @@ def _as(value: Tensor, other: Tensor) -> Tensor:
     return made
 
 
-def _cut(value: Tensor) -> None:
-    """Leave the graph, which holds the parameters, and what it is a view of: what is held cannot be replaced."""
-    if value._is_view() and (value.grad_fn is not None or (is_split(value) and not value.requires_grad)):
-        swap_tensors(value, value.detach())
-    elif value.grad_fn is not None:
+def cut(value: Tensor) -> None:
+    """Leave the graph, which holds the parameters, and what it is a view of: what is held cannot be replaced.
+
+    Raises Unsupported for a view that torch watches, as it is to retain its gradient.
+    """
+    if not value._is_view():
         value.detach_()
+    elif value.retains_grad:
+        raise Unsupported(
+            f"a view {tuple(value.shape)} with retain_grad() cannot be left in a variable; "
+            "keep its .grad and delete it at the end of the cell, or call retain_grad() on what it is a view of"
+        )
+    else:
+        swap_tensors(value, value.detach())
 
 
 def _part(values: Sequence[Tensor], stay: Sequence[Any]) -> None:

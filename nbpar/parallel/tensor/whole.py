@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import swap_tensors
 
 from nbpar.errors import Unsupported
 from nbpar.parallel.model.channel import agree
 from nbpar.parallel.model.home import borrowed
 from nbpar.parallel.model.reach import reach
+from nbpar.parallel.model.whole import cut
+from nbpar.values.tensors import gradient_of
 
 from .above import OWN
 from .ranks import ranks
@@ -33,10 +34,10 @@ def make_whole(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> None:
         return
     sharded.sort(key=lambda value: not value._is_view())  # a view holds what it is a view of
     flags = [value.requires_grad for value in sharded]
+    gradients = [(value, gradient) for value in values if (gradient := gradient_of(value)) is not None]
     for value in values:
-        if not isinstance(value, Sharded) and value.grad_fn is not None:
-            _cut(value)
-    gradients = [(value, value.grad) for value in values if value.is_leaf and value.grad is not None]
+        if value.grad_fn is not None and (not isinstance(value, Sharded) or value.retains_grad):
+            cut(value)
     for value, _ in gradients:
         value.grad = None
     memories: dict[int, Tensor] = {}
@@ -92,14 +93,6 @@ def _values(namespace: Mapping[str, Any], more: Sequence[Tensor]) -> list[Tensor
 
 def _as(value: Tensor, whole: Tensor, flag: bool) -> Tensor:
     return nn.Parameter(whole, flag) if isinstance(value, nn.Parameter) else whole.detach().requires_grad_(flag)
-
-
-def _cut(value: Tensor) -> None:
-    """Leave the graph: it holds the parameters, which cannot be replaced while it lives."""
-    if value._is_view():
-        swap_tensors(value, value.detach())
-    else:
-        value.detach_()
 
 
 def _home(shards: Shards, whole: Tensor) -> Tensor:
