@@ -180,11 +180,10 @@ def by_hand() -> Callable[[int], float]:
     from mpi4py import MPI
     from torch.nn.functional import cross_entropy
 
-    from nbpar.comm import state
+    from nbpar.comm import world
 
-    assert state.world is not None
     names, _ = prepared(SETUP, LOSS)
-    model, x, y, comm = names["model"], names["x"], names["y"], state.world.Dup()
+    model, x, y, comm = names["model"], names["x"], names["y"], world().Dup()
     first, second = model.layers[:4], model.layers[4:]
     mine = (model.wte, model.wpe, first) if comm.rank == 0 else (second, model.ln, model.head)
     optimiser = torch.optim.SGD([value for part in mine for value in part.parameters()], lr=0.01)
