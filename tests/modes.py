@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from tests.cells import Cell
@@ -19,7 +21,12 @@ MODES: dict[str, tuple[int, str, dict[str, Any]]] = {
 }
 
 
-def run_in(mode: str, cells: dict[str, Cell]) -> list[dict[str, Outcome]]:
-    """By rank, what it found of each cell."""
-    size, name, options = MODES[mode]
-    return run_ranks(size, run_all, cells, name, options, timeout=300)
+def tried(cells: dict[str, Cell]) -> Callable[[str], list[dict[str, Outcome]]]:
+    """By mode, and then by rank, what it found of each cell. A mode is run when it is first asked for."""
+
+    @cache
+    def outcomes(mode: str) -> list[dict[str, Outcome]]:
+        size, name, options = MODES[mode]
+        return run_ranks(size, run_all, cells, name, options, timeout=300)
+
+    return outcomes

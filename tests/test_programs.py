@@ -5,14 +5,12 @@ Each file of tests/programs is a notebook of two cells, the second of which runs
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.cells import Cell
-from tests.equal import Outcome
-from tests.modes import run_in
+from tests.modes import tried
 
 FOLDER = Path(__file__).parent / "programs"
 CELLS = {file.stem: Cell(file.stem, *file.read_text().split("\n# %%\n")) for file in sorted(FOLDER.glob("*.py"))}
@@ -20,9 +18,7 @@ HERE = ["data", "model", "model --how tensor", "hybrid --mesh 2x2 --micro 2"]  #
 SPLIT_LAYERS = ("model", "hybrid --mesh 2x2 --micro 2")
 
 
-@cache
-def outcomes(mode: str) -> list[dict[str, Outcome]]:
-    return run_in(mode, CELLS)
+outcomes = tried(CELLS)
 
 
 @pytest.mark.parametrize("name", CELLS)

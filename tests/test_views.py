@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
-from tests.equal import Outcome
-from tests.modes import MODES, run_in
+from tests.modes import MODES, tried
 from tests.views import CELLS, WHOLE
 
-
-@cache
-def outcomes(mode: str) -> list[dict[str, Outcome]]:
-    return run_in(mode, CELLS)
+outcomes = tried(CELLS)
 
 
 @pytest.mark.parametrize("name", CELLS)
