@@ -54,7 +54,7 @@ class Splitter:
     check_seconds: float = 0.0
     check_forwards: float = 0.0  # rows that checks put through calls, in units of the batches that they were of
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    settled: dict[tuple[int, Any], tuple[Any, Counter[str]]] = field(default_factory=dict)  # calls that run whole, at a glance
+    settled: dict[tuple[int, Any], Any] = field(default_factory=dict)  # calls that run whole, at a glance; it keeps their subjects
     paces: set[Pace] = field(default_factory=set)
     subjects: dict[int, Subject] = field(default_factory=dict)
 
@@ -67,14 +67,9 @@ class Splitter:
         def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             if context.busy:
                 return original(module, *args, **kwargs)
-            settled = self.settled.get((id(module), outward(args, kwargs)))
-            if settled is not None:  # as in run_whole, but with fewer frames: such calls are short
-                settled[1]["whole"] += 1
-                context.busy += 1
-                try:
-                    return original(module, *args, **kwargs)
-                finally:
-                    context.busy -= 1
+            subject = self.settled.get((id(module), outward(args, kwargs)))
+            if subject is not None:
+                return self.run_whole(subject, args, kwargs)
             if self.elsewhere() or in_transform() or next(module.parameters(), None) is None:
                 return original(module, *args, **kwargs)
             return self.split(self.subject(module, original), self.batch_dim, args, kwargs)
@@ -119,8 +114,7 @@ class Splitter:
             if not pace.chosen:
                 return self.run_whole(subject, args, kwargs)
             if len(self.settled) < MOST_SETTLED:
-                kept = subject, self.count(subject)  # with its subject, so that its id stays its own
-                self.settled[id(subject.key), outward(args, kwargs)] = kept
+                self.settled[id(subject.key), outward(args, kwargs)] = subject
             return self.whole(subject, Refusal(pace.reason), args, kwargs)
         look = self.look(plan)
         if look and plan.counted:
@@ -144,7 +138,7 @@ class Splitter:
                 return self.whole(subject, other, args, kwargs)
             plan = other
         if isinstance(outcome, Done):
-            self.count(subject)["split"] += 1
+            self.count(subject, "split")
             details = self.report.details
             details["rows"] = max(details.get("rows", 0), flat[plan.base].shape[plan.dim])
             return outcome.value
@@ -210,7 +204,7 @@ class Splitter:
         self.report.say(f"{subject.name} runs whole on every rank: {refusal.reason}{remedy}.")
 
     def run_whole(self, subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any], way: str = "whole") -> Any:
-        self.count(subject)[way] += 1
+        self.count(subject, way)
         context.busy += 1
         try:
             return subject.run(*args, **kwargs)
@@ -222,9 +216,11 @@ class Splitter:
         for pace in self.paces:
             pace.disturb()
 
-    def count(self, subject: Subject) -> Counter[str]:
-        """Of its calls, by way."""
-        return self.counts.setdefault(subject.name, Counter())
+    def count(self, subject: Subject, what: str) -> None:
+        counts = self.counts.get(subject.name)
+        if counts is None:
+            counts = self.counts[subject.name] = Counter()
+        counts[what] += 1
 
     def check(  # noqa: PLR0917
         self,
