@@ -205,16 +205,17 @@ def gradient_of_later() -> tuple[float, float, list[str]]:
 
 @program
 def rows_that_decide_by_their_number() -> Any:
-    with patching(check, "ALL", lambda every: 5):
-        fewer = gradient_of_later()
-    return gradient_of_later(), fewer
+    with patching(check, "COUNTED", lambda never: "never said"):
+        tried = gradient_of_later()
+    return gradient_of_later(), tried
 
 
-def test_a_program_that_goes_by_the_number_of_rows_needs_a_look_at_all_of_them(ranks: list[dict[str, Any]]) -> None:
+def test_a_program_that_goes_by_the_number_of_rows_runs_whole_as_a_few_do_not_show_it(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
-        (difference, forwards, lines), (wrong, less, _) = rank["rows_that_decide_by_their_number"]
-        assert difference < 1e-12 and forwards < 2 and "runs whole" in lines[0], lines
-        assert wrong > 1e-3 and less < forwards, "a look at fewer rows would do"
+        (difference, forwards, lines), (wrong, _, _) = rank["rows_that_decide_by_their_number"]
+        assert difference < 1e-12 and forwards < 0.5, forwards
+        assert "runs whole" in lines[0] and "number or the place of its rows" in lines[0] and "`@nbpar.split`" in lines[0]
+        assert wrong > 1e-3, "a trial of a few rows would do"
 
 
 KNOWN = (

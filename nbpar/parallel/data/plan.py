@@ -37,8 +37,8 @@ class Plan:
 
     outputs: by place in the flattened result; None where it is no tensor. state: what is left on modules.
     reads: Python reads values that do not depend on rows. writes: the call writes to its weights.
-    rows: how many were tried. counted: the sizes that it holds for, if it goes by the number or place of rows: all were tried then,
-    and later looks compare a whole call. answers: which way it took, by what it asked; ways: see `Local.way`.
+    rows: how many were tried. counted: the sizes that it holds for, if it goes another way with all rows than with some: all were
+    tried then, and later looks compare a whole call. answers: which way it took, by what it asked; ways: see `Local.way`.
     verified: operators show that rows are apart. compared: numbers of rows of which a whole batch has been compared.
     fresh: looked at in this cell.
     """

@@ -33,7 +33,7 @@ shape_of: Callable[[Tensor], Shape] = torch._C.TensorBase.shape.__get__  # type:
 
 
 FEWER = "on fewer rows"  # a single one may be treated otherwise than several: its memory is contiguous in any order
-COUNTED = "by number or place of rows"  # few do not show what many give
+COUNTED = "it goes by the number or the place of its rows"  # few do not show what many give
 NEW = "not known"  # nothing is said about rows
 
 
@@ -170,9 +170,9 @@ class Follow:
         for decided in notes.decisions:
             own, against = ([is_rows(of, self.rows) for of in dimensions] for dimensions in decided)
             if sum(own) != sum(against):
-                raise Unknown(f"{COUNTED} Python decides")
+                raise Unknown(f"{COUNTED}: Python decides, or calculates, with a size")
         if any(sum(is_rows(of, self.rows) for of in dimensions) > 1 for dimensions in notes.linear):
-            raise Unknown(f"{COUNTED} Python decides")
+            raise Unknown(f"{COUNTED}: Python decides, or calculates, with a size")
         if any(is_elsewhere(tensor) or self.way(tensor) is not None for tensor in read):
             raise Unknown("Python reads values of its rows")
 
@@ -225,7 +225,7 @@ class Follow:
             self.rows[id(whole.outs[0][0])] = self.counted(whole, local, ways)
             return
         if whole.made is not None and (local.made is None or not equal(whole.made, local.made)):
-            raise Unknown(f"{COUNTED} a tensor is made")
+            raise Unknown(f"{COUNTED}: a tensor is made by it")
         if any(ways) or dims.count(None) < len(dims):
             self.lead(whole, ways, dims)
         else:
@@ -240,7 +240,7 @@ class Follow:
             a, b = whole.args[1], local.args[1]
             if isinstance(a, int) and isinstance(b, int) and b and a * self.count == b * self.total:
                 return "mean"
-        raise Unknown(f"{COUNTED} {whole.name} is given other numbers")
+        raise Unknown(f"{COUNTED}: {whole.name} is given a number made of it")
 
     def lead(self, whole: Step, ways: Sequence[Way], dims: Sequence[int | None]) -> None:
         """From what an operator takes to what it gives."""
@@ -268,7 +268,7 @@ class Follow:
     def apart(self, step: Step, ins: Sequence[Rows | None], dims: Sequence[int | None]) -> None:
         """Rows stay apart, and in their order. Raises Unknown."""
         if step.name in TAKES and ins[0] is not None and not apart(step, ins, dims):
-            raise Unknown(f"{COUNTED} it takes some ({step.name})")
+            raise Unknown(f"{COUNTED}: it takes some of them ({step.name})")
         rule = RULES.get(step.name) or (alongside if is_pointwise(step.function) else None)
         if rule is None:
             raise Unknown(f"{NEW}: {step.name}")
@@ -350,7 +350,7 @@ def by_places(step: Step, ways: Sequence[Way], dim: int | None) -> Way:
             for (index, other), rows in zip(indices, ways[1 : count + 1], strict=True)
         ):
             return Rows(0)
-    raise Unknown(f"{COUNTED} {step.name} is told the places of rows")
+    raise Unknown(f"{COUNTED}: {step.name} is told the places")
 
 
 def given(step: Step) -> tuple[Any, Any, Any]:
